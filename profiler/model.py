@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -191,3 +191,27 @@ def _frame_id(
         frames.append(frame)
         binaries.append(binary)
     return found
+
+
+def merge(profiles: Sequence[Profile]) -> Profile:
+    """One profile of all that the given ones hold: of one host, event and rate, in the order of their windows.
+
+    Equal samples become one. Raises ValueError for no profiles, or for rates that differ.
+    """
+    if len({profile.hz for profile in profiles}) != 1:
+        raise ValueError("Only profiles of one sampling rate can be merged.")
+    counts: dict[tuple[object, ...], int] = {}
+    examples: dict[tuple[object, ...], Sample] = {}
+    accounting = Accounting()
+    for profile in profiles:
+        accounting += profile.accounting
+        for sample in profile.samples:
+            # Locations by id(), as hashing them costs much more; the samples kept in `examples` keep them alive.
+            stack = tuple(map(id, sample.stack))
+            key = (stack, sample.pid, sample.process, sample.thread, sample.service, sample.container)
+            examples.setdefault(key, sample)
+            counts[key] = counts.get(key, 0) + sample.count
+    first, last = profiles[0], profiles[-1]
+    samples = tuple(replace(examples[key], count=count) for key, count in counts.items())
+    window = Window(first.window.start_ns, last.window.end_ns)
+    return replace(first, window=window, samples=samples, accounting=accounting)

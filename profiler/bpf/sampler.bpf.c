@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: GPL-2.0-only OR MIT
+/*
+ * On each tick of a CPU: count it; unless it is idle or filtered, take its kernel and user stack, keep each
+ * stack once under a 64-bit id, and count the pair. All of it goes to the current one of two generations;
+ * user space switches generations, waits until no program that saw the old one can still run, and drains the
+ * old one undisturbed.
+ */
+#include <linux/bpf.h>
+#include <linux/bpf_perf_event.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
+#include "sampler.h"
+
+#define IDS_TRIED 2
+#define ENOMEM 12
+
+/* The few fields of the kernel's own types that are read, found at load time by BTF. */
+struct atomic_only {
+	int counter;
+};
+struct signal_struct {
+	struct atomic_only live;
+} __attribute__((preserve_access_index));
+struct task_struct {
+	int tgid;
+	struct signal_struct *signal;
+} __attribute__((preserve_access_index));
+
+const volatile __u32 filter_pids = 0;
+const volatile __u32 filter_cgroups = 0;
+
+struct stack_map {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, __u64);
+	__type(value, struct stack);
+} stacks_0 SEC(".maps"), stacks_1 SEC(".maps");
+
+struct count_map {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 16384);
+	__type(key, struct sample_key);
+	__type(value, __u64);
+} counts_0 SEC(".maps"), counts_1 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, struct counters);
+} counters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} generation SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct stack);
+} scratch SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, __u32);
+	__type(value, __u8);
+} pids SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u64);
+	__type(value, __u8);
+} cgroups SEC(".maps");
+
+static __always_inline __u64 mix(__u64 hash, __u64 value)
+{
+	hash = (hash ^ value) * 0x9E3779B97F4A7C15ull;
+	return hash ^ (hash >> 32);
+}
+
+static __always_inline int same_stack(const struct stack *a, const struct stack *b)
+{
+	if (a->length != b->length)
+		return 0;
+	for (__u32 i = 0; i < MAX_FRAMES; i++) {
+		if (i >= a->length)
+			break;
+		if (a->addresses[i] != b->addresses[i])
+			return 0;
+	}
+	return 1;
+}
+
+/* Keeps a stack under an id that no other stack has. 0 with the reason in *lost where that fails. */
+static __always_inline __u64 keep_stack(void *stacks, const struct stack *stack, __u64 seed,
+					enum lost_reason *lost)
+{
+	__u64 id = mix(seed, stack->length);
+
+	for (__u32 i = 0; i < MAX_FRAMES; i++) {
+		if (i >= stack->length)
+			break;
+		id = mix(id, stack->addresses[i]);
+	}
+	for (int tried = 0; tried < IDS_TRIED; tried++) {
+		if (!id)
+			id = 1;
+		struct stack *known = bpf_map_lookup_elem(stacks, &id);
+
+		if (!known) {
+			long error = bpf_map_update_elem(stacks, &id, stack, BPF_NOEXIST);
+
+			if (!error)
+				return id;
+			/* Another CPU may have been faster, perhaps with this very stack. */
+			known = bpf_map_lookup_elem(stacks, &id);
+			if (!known) {
+				*lost = error == -ENOMEM ? LOST_NO_MEMORY : LOST_STACKS_FULL;
+				return 0;
+			}
+		}
+		if (same_stack(known, stack))
+			return id;
+		id = mix(id, tried);
+	}
+	*lost = LOST_STACK_ID_COLLISION;
+	return 0;
+}
+
+/* Takes the user or kernel stack of the tick. Sets *id, to 0 for an empty stack; returns 0, or -1 with *lost.
+ */
+static __always_inline int take_stack(void *ctx, void *stacks, __u64 flags, __u64 seed, __u64 *id,
+				      enum lost_reason *lost)
+{
+	__u32 zero = 0;
+	struct stack *stack = bpf_map_lookup_elem(&scratch, &zero);
+
+	*id = 0;
+	*lost = LOST_STACK_UNREADABLE;
+	if (!stack)
+		return -1;
+	long size = bpf_get_stack(ctx, stack->addresses, sizeof(stack->addresses), flags);
+
+	if (size < 0)
+		return -1;
+	__u32 length = (__u64)size / sizeof(__u64);
+
+	__u32 last = length - 1;
+
+	/* A return address of 0 is no frame, it marks the root. */
+	barrier_var(last); /* the verifier must see the bound on the very register that indexes */
+	if (last < MAX_FRAMES && !stack->addresses[last])
+		length--;
+	stack->length = length;
+	if (!length)
+		return 0;
+	*id = keep_stack(stacks, stack, seed, lost);
+	return *id ? 0 : -1;
+}
+
+static __always_inline int filtered_out(__u32 tgid, __u64 cgroup)
+{
+	if (filter_pids && !bpf_map_lookup_elem(&pids, &tgid))
+		return 1;
+	return filter_cgroups && !bpf_map_lookup_elem(&cgroups, &cgroup);
+}
+
+static __always_inline int count_sample(void *counts, const struct sample_key *key, enum lost_reason *lost)
+{
+	__u64 one = 1;
+	__u64 *count = bpf_map_lookup_elem(counts, key);
+
+	if (!count) {
+		long error = bpf_map_update_elem(counts, key, &one, BPF_NOEXIST);
+
+		if (!error)
+			return 0;
+		count = bpf_map_lookup_elem(counts, key);
+		if (!count) {
+			*lost = error == -ENOMEM ? LOST_NO_MEMORY : LOST_COUNTS_FULL;
+			return -1;
+		}
+	}
+	__sync_fetch_and_add(count, 1);
+	return 0;
+}
+
+static __always_inline void sample(void *ctx, __u32 current, struct counters *counter)
+{
+	void *stacks = current ? (void *)&stacks_1 : (void *)&stacks_0;
+	void *counts = current ? (void *)&counts_1 : (void *)&counts_0;
+	__u64 pid_tgid = bpf_get_current_pid_tgid();
+	struct sample_key key = {.cgroup = bpf_get_current_cgroup_id(), .tgid = pid_tgid >> 32};
+	enum lost_reason lost;
+
+	if (!(__u32)pid_tgid) {
+		counter->idle++;
+		return;
+	}
+	if (filtered_out(key.tgid, key.cgroup)) {
+		counter->filtered++;
+		return;
+	}
+	bpf_get_current_comm(key.comm, sizeof(key.comm));
+	/* Kernel stacks are the same in every process, user addresses mean something in one only. */
+	if (take_stack(ctx, stacks, 0, 0, &key.kernel_stack, &lost) ||
+	    take_stack(ctx, stacks, BPF_F_USER_STACK, key.tgid, &key.user_stack, &lost) ||
+	    count_sample(counts, &key, &lost)) {
+		if (lost < LOST_REASONS)
+			counter->lost[lost]++;
+		return;
+	}
+	counter->sampled++;
+}
+
+SEC("perf_event")
+int on_tick(struct bpf_perf_event_data *ctx)
+{
+	__u64 start = bpf_ktime_get_ns();
+	__u32 zero = 0;
+	__u32 *now = bpf_map_lookup_elem(&generation, &zero);
+
+	if (!now)
+		return 0;
+	/* Read once: all that this tick leaves behind must land in one generation. */
+	__u32 current = *(volatile __u32 *)now & 1;
+	struct counters *counter = bpf_map_lookup_elem(&counters, &current);
+
+	if (!counter)
+		return 0;
+	counter->ticks++;
+	sample(ctx, current, counter);
+	counter->run_ns += bpf_ktime_get_ns() - start;
+	return 0;
+}
+
+/* Loaded only where the children of the filtered processes belong to the profile. */
+SEC("tp_btf/sched_process_fork")
+int BPF_PROG(on_fork, struct task_struct *parent, struct task_struct *child)
+{
+	__u32 from = parent->tgid, to = child->tgid;
+	__u8 yes = 1;
+
+	if (from != to && bpf_map_lookup_elem(&pids, &from))
+		bpf_map_update_elem(&pids, &to, &yes, BPF_ANY);
+	return 0;
+}
+
+/* A pid that is used again must not be taken for the process that was asked for. */
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(on_exit, struct task_struct *task)
+{
+	__u32 tgid = task->tgid;
+
+	if (!task->signal->live.counter)
+		bpf_map_delete_elem(&pids, &tgid);
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";

@@ -1,0 +1,299 @@
+"""The command line; the one place where the profiler and the web meet."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import pwd
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from profiler import check, events
+from profiler.agent import WINDOW_SECONDS, AgentOptions, run_agent, stop_on_signals
+from profiler.cgroups import cgroup_id
+from profiler.command import CommandError
+from profiler.libbpf import BpfError
+from profiler.push import PushError, parse_target
+from profiler.record import Output, RecordError, RecordOptions, run_record, write_file
+from profiler.run import ServerError, run_both
+
+DEFAULT_LISTEN = "127.0.0.1:4099"
+DEFAULT_DATA = "/var/lib/pilotlight"
+FAILED, WRONG_USAGE = 1, 2
+_MANY_FILES = 1 << 16
+
+
+class UsageError(Exception):
+    """The command line asks for something that cannot be; the message says what."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    given, command = _split_command(given)
+    options = _parser().parse_args(given)
+    options.command_line = command
+    if command and options.run is not _record:
+        print("pilotlight: only `record` takes a command after --.", file=sys.stderr)
+        return WRONG_USAGE
+    try:
+        return int(options.run(options))
+    except UsageError as error:
+        print(f"pilotlight: {error}", file=sys.stderr)
+        return WRONG_USAGE
+    except (BpfError, events.EventError, RecordError, CommandError, PushError, ServerError) as error:
+        print(f"pilotlight: {error}", file=sys.stderr)
+        return FAILED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except KeyboardInterrupt:
+        return 130
+
+
+def _split_command(arguments: list[str]) -> tuple[list[str], list[str]]:
+    if "--" not in arguments:
+        return arguments, []
+    at = arguments.index("--")
+    return arguments[:at], arguments[at + 1 :]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pilotlight", description="Always-on, whole-system CPU profiler for Linux with flame graphs."
+    )
+    parser.add_argument("--version", action="version", version=f"pilotlight {version('pilotlight')}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    run = _command(commands, "run", _run, "agent and server on this machine")
+    _add_sampling(run)
+    _add_agent(run)
+    _add_listen(run)
+    run.add_argument("--data", default=DEFAULT_DATA, metavar="DIR", help="where history is kept (%(default)s)")
+
+    agent = _command(commands, "agent", _agent, "profile this host and push to a server")
+    agent.add_argument("--server", required=True, metavar="URL", help="the server, such as http://10.0.0.1:4099")
+    agent.add_argument("--token-file", metavar="FILE", help="file with the token the server asks for")
+    _add_sampling(agent)
+    _add_agent(agent)
+
+    server = _command(commands, "server", _server, "keep profiles and show them")
+    _add_listen(server)
+    server.add_argument(
+        "--store",
+        default=f"chdb://{DEFAULT_DATA}",
+        metavar="URL",
+        help="chdb:///DIR or clickhouse://USER:PASSWORD@HOST/DATABASE (%(default)s)",
+    )
+    server.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
+
+    record = _command(commands, "record", _record, "take one profile and write it to files")
+    _add_sampling(record)
+    record.add_argument("-d", "--seconds", type=_seconds, metavar="SECONDS", help="how long (until interrupted)")
+    record.add_argument("-p", "--pid", type=_pids, action="extend", default=[], help="only these processes: 12,34")
+    record.add_argument("--cgroup", action="append", default=[], metavar="PATH", help="only this cgroup")
+    record.add_argument("-a", "--all", action="store_true", help="with a command: the whole machine meanwhile")
+    record.add_argument(
+        "-o",
+        "--output",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="by extension .svg .folded .pb.gz .speedscope.json .json; -.folded is stdout (pilotlight.svg)",
+    )
+    record.usage = "pilotlight record [-F HZ] [-d SECONDS] [-p PID]… [-o FILE]… [-a] [-- COMMAND…]"
+
+    render = _command(commands, "render", _render, "make a picture of a recorded profile")
+    render.add_argument("input", metavar="IN", help="a .folded, .pb.gz or pilotlight .json file")
+    render.add_argument("-o", "--output", required=True, metavar="FILE", help="the file to write")
+    render.add_argument("--title", default="", help="the title of the picture")
+
+    _command(commands, "check", _check, "what this host can do, and what to change")
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    purpose: str,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=purpose, description=purpose[0].upper() + purpose[1:] + ".")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-F", "--hz", type=_hz, default=99, metavar="HZ", help="samples a second and CPU (%(default)s)")
+
+
+def _add_agent(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", default="", metavar="NAME", help="this host's name (its hostname)")
+    parser.add_argument(
+        "--label", type=_label, action="append", default=[], metavar="KEY=VALUE", help="a label on every window"
+    )
+
+
+def _add_listen(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--listen", default=DEFAULT_LISTEN, metavar="ADDRESS:PORT", help="(%(default)s)")
+    parser.add_argument("--token-file", metavar="FILE", help="file with the token that clients must show")
+    parser.add_argument(
+        "--insecure-no-auth", action="store_true", help="let anyone who reaches the address read and write"
+    )
+    parser.add_argument("--user", metavar="NAME", help="run the server as this user (pilotlight, else nobody)")
+
+
+def _hz(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of samples a second") from None
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 1e8:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return seconds
+
+
+def _pids(text: str) -> list[int]:
+    try:
+        pids = [int(part) for part in text.split(",")]
+    except ValueError:
+        pids = [0]
+    if any(pid <= 0 or pid >= 1 << 32 for pid in pids):
+        raise argparse.ArgumentTypeError(f"{text!r} is no pid, nor several with commas between")
+    return pids
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is no KEY=VALUE")
+    return key, value
+
+
+def _token(options: argparse.Namespace) -> str:
+    if not options.token_file:
+        return ""
+    try:
+        token = Path(options.token_file).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"The token file {options.token_file} cannot be read ({error}).") from error
+    if not token:
+        raise UsageError(f"The token file {options.token_file} is empty.")
+    return token
+
+
+def _say(sentence: str) -> None:
+    print(f"pilotlight: {sentence}", file=sys.stderr, flush=True)
+
+
+def _allow_many_files() -> None:
+    """Two perf events a CPU take more files than the usual 1,024 on large machines."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, _MANY_FILES)
+    if soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _run(options: argparse.Namespace) -> int:
+    events.check_hz(options.hz)
+    _allow_many_files()
+    token = _token(options)
+    stop = stop_on_signals()
+    arguments = ["--listen", options.listen, "--store", f"chdb://{os.path.abspath(options.data)}"]
+    arguments += ["--token-file", os.path.abspath(options.token_file)] if options.token_file else []
+    arguments += ["--insecure-no-auth"] if options.insecure_no_auth else []
+    arguments += ["--user", options.user] if options.user else []
+
+    def agent(url: str) -> AgentOptions:
+        return AgentOptions(parse_target(url, token), options.hz, options.host, dict(options.label))
+
+    return run_both(arguments, agent, _say, stop)
+
+
+def _agent(options: argparse.Namespace) -> int:
+    _allow_many_files()
+    target = parse_target(options.server, _token(options))
+    return run_agent(AgentOptions(target, options.hz, options.host, dict(options.label)), _say)
+
+
+def _server(options: argparse.Namespace) -> int:
+    try:
+        from web.app import ServerOptions, serve
+    except ImportError as error:
+        raise ServerError(
+            f"The server's packages are not installed ({error.name}): pip install 'pilotlight[server]'."
+        ) from error
+
+    def ready(url: str) -> None:
+        if options.ready_fd is None:
+            print(f"pilotlight server at {url}", flush=True)
+            return
+        with os.fdopen(options.ready_fd, "w") as pipe:
+            pipe.write(url + "\n")
+
+    server = ServerOptions(
+        listen=options.listen,
+        store=options.store,
+        token=_token(options) or None,
+        insecure_no_auth=options.insecure_no_auth,
+    )
+    return serve(server, user=_server_user(options.user), ready=ready)
+
+
+def _server_user(wanted: str | None) -> str | None:
+    """Whom the server is to run as: nobody else unless started by root."""
+    if os.geteuid() != 0:
+        return None
+    for name in [wanted] if wanted else ["pilotlight", "nobody"]:
+        try:
+            pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return name
+    raise UsageError(f"There is no user {wanted or 'nobody'} to run the server as: name one with --user.")
+
+
+def _record(options: argparse.Namespace) -> int:
+    _allow_many_files()
+    events.check_hz(options.hz)
+    if options.pid and options.command_line:
+        raise UsageError("Give either pids (-p) or a command after --, not both.")
+    try:
+        cgroups = frozenset(cgroup_id(path) for path in options.cgroup)
+    except OSError as error:
+        raise UsageError(f"There is no cgroup {error.filename} ({error.strerror}).") from error
+    outputs = tuple(_output(path) for path in options.output or ["pilotlight.svg"])
+    return run_record(
+        RecordOptions(
+            outputs=outputs,
+            hz=options.hz,
+            seconds=options.seconds,
+            command=tuple(options.command_line),
+            pids=tuple(dict.fromkeys(options.pid)),
+            cgroups=cgroups,
+            whole_system=options.all,
+        )
+    )
+
+
+def _check(options: argparse.Namespace) -> int:
+    found = list(check.requirements())
+    print(check.report(found))
+    return FAILED if any(requirement.met is False for requirement in found) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,312 @@
+"""Which processes there were, their names, and what was mapped where in them, over time.
+
+The kernel's record stream (records.py) is the source, /proc is read once at the start, and again only for
+processes whose records were lost. Most processes are never sampled, so records are kept as they came and
+decoded when a sample asks.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import time
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from profiler import records
+from symbolizer.types import Mapping
+
+_PIDS = struct.Struct("=II")
+_FORK = struct.Struct("=IIII")  # pid, ppid, tid, ptid
+_MMAP2 = struct.Struct("=QQQ")  # address, length, offset in the file, from byte 8 of the body
+_FILE_ID = struct.Struct("=IIQ")  # major, minor, inode, from byte 32
+_MAPS_LINE = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) ..x. ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+) *(.*)$", re.M)
+_OCTAL = re.compile(rb"\\(0[0-7]{2}|134)")
+_LARGEST_MAPS = 8 << 20
+_MOST_UNDECODED = 256
+
+MOST_MAPPINGS = 200_000
+"""How many mappings are kept, of all processes; some 40 MB at the very most. Beyond it, processes that were
+never sampled, then those sampled longest ago, lose theirs; they are read from /proc again when sampled."""
+
+
+@dataclass(slots=True)
+class _Space:
+    """An address space: what one process mapped since its fork or exec. `waiting` are bodies of MMAP2 records."""
+
+    since: int
+    name: str
+    mappings: tuple[Mapping, ...] = ()
+    waiting: list[tuple[int, bytes]] = field(default_factory=list)
+    scanned: int = 0
+    forgotten: bool = False
+
+    def decoded(self) -> tuple[Mapping, ...]:
+        """All mappings in force, by address; where they overlap the newest wins."""
+        if self.waiting:
+            mappings = list(self.mappings)
+            for misc, body in self.waiting:
+                _map_over(mappings, _decode(misc, body))
+            self.mappings = tuple(mappings)
+            self.waiting = []
+        return self.mappings
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What a process ran from one exec (or its fork) to the next: its name, and its mappings by address."""
+
+    name: str
+    mappings: tuple[Mapping, ...]
+
+
+@dataclass(slots=True)
+class _Process:
+    parent: int
+    spaces: list[_Space]
+    exited: int = 0
+    sampled: int = 0
+
+
+class Processes:
+    """All processes of the machine, kept up to date by apply(); times are CLOCK_MONOTONIC nanoseconds."""
+
+    def __init__(self) -> None:
+        self._processes: dict[int, _Process] = {}
+        self._lost_at = 0
+        self._mappings = 0
+        self.records_lost = 0
+        self.rescans = 0
+        self.mappings_dropped = 0
+
+    def scan(self) -> None:
+        """Reads all processes from /proc. The record stream must run before, so that nothing falls between."""
+        for entry in os.listdir("/proc"):
+            if entry.isdigit():
+                self._scan_process(int(entry))
+
+    def apply(self, batch: records.Batch) -> None:
+        """Takes in what happened since the last batch."""
+        if batch.lost:
+            self.records_lost += batch.lost
+            self._lost_at = time.monotonic_ns()
+        for stamp, kind, misc, body in batch.records:
+            if kind == records.MMAP2:
+                self._on_mapping(stamp, misc, body)
+            elif kind == records.FORK:
+                self._on_fork(stamp, body)
+            elif kind == records.COMM:
+                self._on_name(stamp, misc, body)
+            else:
+                self._on_exit(stamp, body)
+        if self._mappings > MOST_MAPPINGS:
+            self._drop_mappings()
+
+    def programs(self, pid: int, start: int, end: int) -> list[Program]:
+        """What the process ran in [start, end), oldest first; empty where nothing is known of it."""
+        process = self._known(pid)
+        if process is None:
+            return []
+        process.sampled = end
+        ran = [
+            space for space, ended in _with_ends(process.spaces) if space.since < end and (ended > start or not ended)
+        ]
+        return [Program(space.name, space.decoded()) for space in ran or process.spaces[-1:]]
+
+    def relatives(self, pid: int) -> list[int]:
+        """The process's parent, its parent and so on: who most likely sees the same files."""
+        found: list[int] = []
+        process = self._processes.get(pid)
+        while process is not None and process.parent and len(found) < 8:
+            found.append(process.parent)
+            process = self._processes.get(process.parent)
+        return found
+
+    def end_window(self, end: int) -> None:
+        """Forgets what no later window can need: processes and programs that ended before `end`."""
+        for pid, process in list(self._processes.items()):
+            if process.exited and process.exited < end:
+                if _is_running(pid):  # only its first thread ended
+                    process.exited = 0
+                else:
+                    self._mappings -= sum(_size(space) for space in process.spaces)
+                    del self._processes[pid]
+                    continue
+            while len(process.spaces) > 1 and process.spaces[1].since < end:
+                self._mappings -= _size(process.spaces.pop(0))
+
+    def __len__(self) -> int:
+        return len(self._processes)
+
+    def _on_mapping(self, stamp: int, misc: int, body: bytes) -> None:
+        pid, _ = _PIDS.unpack_from(body)
+        process = self._processes.get(pid)
+        if process is None:
+            return
+        space = process.spaces[-1]
+        if stamp < space.scanned:
+            return
+        space.waiting.append((misc, body))
+        self._mappings += 1
+        if len(space.waiting) > _MOST_UNDECODED:
+            before = _size(space)
+            space.decoded()
+            self._mappings += _size(space) - before
+
+    def _on_fork(self, stamp: int, body: bytes) -> None:
+        pid, parent_pid, _, _ = _FORK.unpack_from(body)
+        if pid == parent_pid:
+            return
+        parent = self._processes.get(parent_pid)
+        if parent is None:
+            space = _Space(stamp, "", forgotten=True)
+        else:
+            origin = parent.spaces[-1]
+            space = _Space(stamp, origin.name, origin.mappings, origin.waiting[:], forgotten=origin.forgotten)
+        self._mappings += _size(space)
+        process = self._processes.get(pid)
+        if process is None:
+            self._processes[pid] = _Process(parent_pid, [space])
+        elif process.spaces[-1].scanned < stamp:
+            process.parent, process.exited = parent_pid, 0
+            process.spaces.append(space)
+
+    def _on_name(self, stamp: int, misc: int, body: bytes) -> None:
+        pid, tid = _PIDS.unpack_from(body)
+        if pid != tid:
+            return
+        name = body[8:].split(b"\0", 1)[0].decode(errors="backslashreplace")
+        process = self._processes.get(pid)
+        if process is None:
+            process = self._processes[pid] = _Process(0, [_Space(stamp, name, forgotten=True)])
+        last = process.spaces[-1]
+        if not misc & records.MISC_COMM_EXEC:
+            last.name = name
+        elif last.scanned < stamp:
+            process.spaces.append(_Space(stamp, name))
+
+    def _on_exit(self, stamp: int, body: bytes) -> None:
+        pid, _, tid, _ = _FORK.unpack_from(body)
+        process = self._processes.get(pid)
+        if process is not None and pid == tid:
+            process.exited = stamp
+
+    def _known(self, pid: int) -> _Process | None:
+        """The process, read from /proc first where its records are missing or some may be."""
+        process = self._processes.get(pid)
+        if process is None:
+            self._scan_process(pid)
+            return self._processes.get(pid)
+        last = process.spaces[-1]
+        if last.forgotten or last.scanned < self._lost_at and last.since < self._lost_at:
+            self.rescans += 1
+            self._scan_process(pid)
+        return process
+
+    def _scan_process(self, pid: int) -> None:
+        """Puts what /proc says of the process in the place of its last address space; nothing if it is gone."""
+        stamp = time.monotonic_ns()
+        try:
+            name, parent = read_status(pid)
+            mappings = read_maps(pid)
+        except OSError:
+            return
+        space = _Space(stamp, name, tuple(mappings), scanned=stamp)
+        self._mappings += _size(space)
+        process = self._processes.get(pid)
+        if process is None:
+            self._processes[pid] = _Process(parent, [space])
+            return
+        self._mappings -= _size(process.spaces[-1])
+        space.since = process.spaces[-1].since
+        process.spaces[-1] = space
+
+    def _drop_mappings(self) -> None:
+        for process in sorted(self._processes.values(), key=lambda p: p.sampled):
+            if self._mappings <= MOST_MAPPINGS * 3 // 4:
+                return
+            for space in process.spaces:
+                dropped = _size(space)
+                self._mappings -= dropped
+                self.mappings_dropped += dropped
+                space.mappings, space.waiting, space.forgotten = (), [], True
+
+
+def read_maps(pid: int) -> list[Mapping]:
+    """The executable mappings of /proc/PID/maps (proc_pid_maps(5)), by address. Raises OSError."""
+    with open(f"/proc/{pid}/maps", "rb") as file:
+        text = file.read(_LARGEST_MAPS)
+    return [
+        Mapping(
+            int(start, 16),
+            int(end, 16),
+            int(offset, 16),
+            os.fsdecode(_OCTAL.sub(lambda match: bytes([int(match[1], 8)]), path)),
+            device=os.makedev(int(major, 16), int(minor, 16)),
+            inode=int(inode),
+        )
+        for start, end, offset, major, minor, inode, path in _MAPS_LINE.findall(text)
+    ]
+
+
+def read_status(pid: int) -> tuple[str, int]:
+    """Name and parent of a process, from /proc/PID/stat. Raises OSError."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        text = file.read(4096)
+    name, _, rest = text.partition(b"(")[2].rpartition(b")")
+    fields = rest.split()
+    if len(fields) < 2:
+        raise ProcessLookupError(f"process {pid} has ended")
+    return name.decode(errors="backslashreplace"), int(fields[1])
+
+
+def _is_running(pid: int) -> bool:
+    return os.path.exists(f"/proc/{pid}/maps")
+
+
+def _size(space: _Space) -> int:
+    return len(space.mappings) + len(space.waiting)
+
+
+def _with_ends(spaces: list[_Space]) -> Iterator[tuple[_Space, int]]:
+    """Each address space with when it ended, 0 for the last."""
+    for space, following in zip(spaces, spaces[1:], strict=False):
+        yield space, following.since
+    yield spaces[-1], 0
+
+
+def _decode(misc: int, body: bytes) -> Mapping:
+    start, length, offset = _MMAP2.unpack_from(body, 8)
+    path = os.fsdecode(body[64:].split(b"\0", 1)[0])
+    if misc & records.MISC_MMAP_BUILD_ID:
+        return Mapping(start, start + length, offset, path, build_id=body[36 : 36 + min(body[32], 20)].hex())
+    major, minor, inode = _FILE_ID.unpack_from(body, 32)
+    return Mapping(start, start + length, offset, path, device=os.makedev(major, minor), inode=inode)
+
+
+def _map_over(mappings: list[Mapping], new: Mapping) -> None:
+    """Puts a mapping among others that do not overlap, cutting away what it covers, as mmap(MAP_FIXED) does."""
+    first = bisect_right(mappings, new.start, key=_end_of)
+    last = first
+    pieces: list[Mapping] = []
+    while last < len(mappings) and mappings[last].start < new.end:
+        old = mappings[last]
+        if old.start < new.start:
+            pieces.append(_cut(old, old.start, new.start))
+        if old.end > new.end:
+            pieces.append(_cut(old, new.end, old.end))
+        last += 1
+    at = 1 if pieces and pieces[0].start < new.start else 0
+    pieces.insert(at, new)
+    mappings[first:last] = pieces
+
+
+def _cut(old: Mapping, start: int, end: int) -> Mapping:
+    offset = old.offset + start - old.start
+    return Mapping(start, end, offset, old.path, old.build_id, old.device, old.inode)
+
+
+def _end_of(mapping: Mapping) -> int:
+    return mapping.end

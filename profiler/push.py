@@ -1,0 +1,222 @@
+"""Windows on their way to the server: queued in bounded memory, sent in order, sent again until accepted."""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import socket
+import ssl
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from urllib.parse import urlsplit
+
+from profiler.formats.otlp import PushIdentity, write_otlp
+from profiler.model import Profile
+
+PATH = "/v1development/profiles"
+NOT_DELIVERED = "window not delivered"
+_TIMEOUT = 15.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+_MOST_WITHOUT_SAMPLES = 8640  # a day of windows
+
+
+class PushError(Exception):
+    """The server's address cannot be used; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where to push: from a URL such as http://127.0.0.1:4099, with the token that its server asks for."""
+
+    host: str
+    port: int
+    path: str
+    tls: bool
+    token: str
+
+
+def parse_target(url: str, token: str = "") -> Target:
+    """Raises PushError for what is no http or https URL."""
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        port = -1
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == -1:
+        raise PushError(f"{url!r} is no address of a server: give one such as http://127.0.0.1:4099.")
+    tls = parts.scheme == "https"
+    return Target(parts.hostname, port or (443 if tls else 80), parts.path.rstrip("/") + PATH, tls, token)
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    profile: Profile  # without samples
+    identity: PushIdentity
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PushCounts:
+    """Windows sent, refused by the server for good, stripped of their samples for want of memory, and dropped."""
+
+    sent: int = 0
+    refused: int = 0
+    stripped: int = 0
+    dropped: int = 0
+
+
+class Pusher:
+    """Sends profiles from a thread of its own. put() never waits.
+
+    While the server is away the queue grows up to `most_bytes`; then the oldest windows lose their samples,
+    and only their account goes on, with those ticks as lost ("window not delivered"). `say` takes one
+    sentence for the log.
+    """
+
+    def __init__(self, target: Target, agent: str, say: Callable[[str], None], *, most_bytes: int = 16 << 20) -> None:
+        self.counts = PushCounts()
+        self._target, self._agent, self._say, self._most_bytes = target, agent, say, most_bytes
+        self._epoch, self._sequence = time.time_ns(), 0
+        self._queue: deque[_Waiting] = deque()
+        self._bytes = 0
+        self._changed = threading.Condition()
+        self._deadline: float | None = None
+        self._connection: http.client.HTTPConnection | None = None
+        self._thread = threading.Thread(target=self._run, name="push", daemon=True)
+        self._thread.start()
+
+    def put(self, profile: Profile) -> None:
+        """Queues a window for sending."""
+        self._sequence += 1
+        identity = PushIdentity(self._agent, self._epoch, self._sequence)
+        waiting = _Waiting(replace(profile, samples=()), identity, _encode(profile, identity))
+        with self._changed:
+            self._queue.append(waiting)
+            self._bytes += len(waiting.body)
+            self._shrink()
+            self._changed.notify()
+
+    def close(self, seconds: float) -> int:
+        """Sends what is queued for up to `seconds` more; returns how many windows could not be delivered."""
+        with self._changed:
+            self._deadline = time.monotonic() + seconds
+            self._changed.notify()
+        self._thread.join(seconds + 1)
+        return len(self._queue)
+
+    def _shrink(self) -> None:
+        """Strips the oldest windows until the queue fits; the first one may be on its way and stays as it is."""
+        for position in range(1, len(self._queue)):
+            if self._bytes <= self._most_bytes:
+                break
+            old = self._queue[position]
+            if old.profile.accounting.lost.get(NOT_DELIVERED) or not old.profile.accounting.sampled:
+                continue
+            stub = without_samples(old.profile)
+            body = _encode(stub, old.identity)
+            self._queue[position] = _Waiting(stub, old.identity, body)
+            self._bytes += len(body) - len(old.body)
+            self.counts = replace(self.counts, stripped=self.counts.stripped + 1)
+        while len(self._queue) > _MOST_WITHOUT_SAMPLES:
+            self._bytes -= len(self._queue[1].body)
+            del self._queue[1]
+            self.counts = replace(self.counts, dropped=self.counts.dropped + 1)
+
+    def _run(self) -> None:
+        pause, away = _FIRST_PAUSE, False
+        while True:
+            with self._changed:
+                while not self._queue:
+                    if self._deadline is not None:
+                        return
+                    self._changed.wait()
+                waiting = self._queue[0]
+            problem = self._send(waiting.body)
+            if problem is None:
+                if away:
+                    self._say(f"The server is back; {len(self._queue)} windows are on their way.")
+                pause, away = _FIRST_PAUSE, False
+                with self._changed:
+                    self._queue.popleft()
+                    self._bytes -= len(waiting.body)
+                continue
+            if not away:
+                self._say(f"{problem} Windows are kept in memory until it is back.")
+                away = True
+            with self._changed:
+                if self._deadline is not None and time.monotonic() + pause > self._deadline:
+                    return
+                if self._deadline is None:
+                    self._changed.wait_for(lambda: self._deadline is not None, pause)
+                else:
+                    self._changed.wait(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE) if self._deadline is None else _FIRST_PAUSE
+
+    def _send(self, body: bytes) -> str | None:
+        """None where the window is off our hands: accepted, or refused for good. Else what is in the way."""
+        headers = {"Content-Type": "application/x-protobuf", "Content-Encoding": "gzip"}
+        if self._target.token:
+            headers["Authorization"] = f"Bearer {self._target.token}"
+        where = f"{self._target.host}:{self._target.port}"
+        for _ in range(2):  # the second time on a new connection, should the server have closed the old one
+            reused = self._connection is not None
+            try:
+                connection = self._connection or self._connect()
+                self._connection = connection
+                connection.request("POST", self._target.path, body, headers)
+                response = connection.getresponse()
+                text = response.read(65536)
+                break
+            except (OSError, http.client.HTTPException) as error:
+                if self._connection is not None:
+                    self._connection.close()
+                self._connection = None
+                if not reused:
+                    return f"The server {where} cannot be reached ({_plain(error)})."
+        else:
+            return f"The server {where} cannot be reached."
+        if response.status < 300:
+            self.counts = replace(self.counts, sent=self.counts.sent + 1)
+            return None
+        if response.status in (400, 409, 413, 415, 422):
+            self.counts = replace(self.counts, refused=self.counts.refused + 1)
+            self._say(f"The server {where} refused a window ({response.status}: {_first_line(text)}).")
+            return None
+        if response.status in (401, 403):
+            return f"The server {where} wants another token ({response.status}): give it with --token-file."
+        return f"The server {where} answered {response.status} ({_first_line(text)})."
+
+    def _connect(self) -> http.client.HTTPConnection:
+        if self._target.tls:
+            context = ssl.create_default_context()
+            return http.client.HTTPSConnection(self._target.host, self._target.port, timeout=_TIMEOUT, context=context)
+        return http.client.HTTPConnection(self._target.host, self._target.port, timeout=_TIMEOUT)
+
+
+def without_samples(profile: Profile) -> Profile:
+    """The window's account alone, its samples counted as not delivered."""
+    accounting = profile.accounting
+    lost = {**accounting.lost, NOT_DELIVERED: accounting.sampled}
+    return replace(
+        profile,
+        samples=(),
+        accounting=replace(accounting, sampled=0, lost=lost, frames_named=0, frames_unknown={}),
+    )
+
+
+def _encode(profile: Profile, identity: PushIdentity) -> bytes:
+    return gzip.compress(write_otlp(profile, identity), 1, mtime=0)
+
+
+def _plain(error: Exception) -> str:
+    if isinstance(error, socket.gaierror):
+        return "its name is unknown"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _first_line(text: bytes) -> str:
+    printable = "".join(c if c.isprintable() else " " for c in text.decode(errors="replace"))
+    return printable.strip()[:200]

@@ -1,0 +1,290 @@
+"""The sampler: BPF on every CPU's clock, drained window by window into numpy arrays."""
+
+from __future__ import annotations
+
+import ctypes as c
+import errno
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from profiler import events, maps
+from profiler.libbpf import BpfObject
+from profiler.model import Window
+
+# The layouts of bpf/sampler.h.
+MAX_FRAMES = 127
+STACK = np.dtype([("length", "<u8"), ("addresses", "<u8", MAX_FRAMES)])
+SAMPLE_KEY = np.dtype(
+    [
+        ("cgroup", "<u8"),
+        ("kernel_stack", "<u8"),
+        ("user_stack", "<u8"),
+        ("tgid", "<u4"),
+        ("padding", "<u4"),
+        ("comm", "S16"),
+    ]
+)
+LOST_REASONS = ("counts map full", "stack map full", "no memory", "stack id collision", "stack unreadable")
+COUNTERS = np.dtype(
+    [
+        ("ticks", "<u8"),
+        ("idle", "<u8"),
+        ("filtered", "<u8"),
+        ("sampled", "<u8"),
+        ("lost", "<u8", len(LOST_REASONS)),
+        ("run_ns", "<u8"),
+    ]
+)
+COUNT = np.dtype("<u8")
+_FILTER_PIDS, _FILTER_CGROUPS = 0, 4  # where .rodata has the constants
+
+_OBJECT = Path(__file__).parent / "bpf" / "sampler.bpf.o"
+_STOCK = 16
+_FEWEST_ENTRIES, _MOST_ENTRIES = 1 << 14, 1 << 18
+
+
+@dataclass(frozen=True, slots=True)
+class Stacks:
+    """Address stacks by id: stack i has ids[i] (ascending) and addresses[offsets[i]:offsets[i + 1]], leaf first."""
+
+    ids: NDArray[np.uint64]
+    offsets: NDArray[np.int64]
+    addresses: NDArray[np.uint64]
+
+    def find(self, ids: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """The position of each id, or -1 where there is no such stack."""
+        if not len(self.ids):
+            return np.full(len(ids), -1, np.int64)
+        positions = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
+        return np.where(self.ids[positions] == ids, positions, -1)
+
+
+@dataclass(frozen=True, slots=True)
+class RawWindow:
+    """One window as the kernel counted it. `keys` are of SAMPLE_KEY, `counts` go with them; stack id 0 is no stack.
+
+    `start_mono_ns` and `end_mono_ns` are the window's bounds by CLOCK_MONOTONIC, which process records are
+    stamped with. `cpu_seconds` sums the time each CPU was sampled. `counters` is one COUNTERS value, summed
+    over the CPUs.
+    """
+
+    window: Window
+    start_mono_ns: int
+    end_mono_ns: int
+    cpu_seconds: float
+    keys: NDArray[Any]
+    counts: NDArray[np.uint64]
+    stacks: Stacks
+    counters: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """What to sample; everything where both are empty. `children`: also what the pids fork from now on."""
+
+    pids: frozenset[int] = frozenset()
+    cgroups: frozenset[int] = frozenset()
+    children: bool = False
+
+
+class Sampler:
+    """Samples from construction to close(). Raises BpfError or EventError with a sentence for the user."""
+
+    def __init__(self, hz: int, *, window_seconds: float = 10, filters: Filters | None = None) -> None:
+        events.check_hz(hz)
+        self.hz = hz
+        filters = filters or Filters()
+        self._object = BpfObject(_OBJECT)
+        self._clocks: dict[int, int] = {}
+        try:
+            self._load(filters, window_seconds)
+            self._generation = 0
+            self._since: dict[int, float] = {}
+            self._cpu_seconds = 0.0
+            self._start_ns, self._start_mono_ns = time.time_ns(), time.monotonic_ns()
+            self.follow_cpus()
+        except BaseException:
+            self.close()
+            raise
+
+    def follow_cpus(self) -> None:
+        """Samples the CPUs that came online since, and stops counting on those that went. Call it each second."""
+        online = events.online_cpus()
+        now = time.monotonic()
+        for cpu in self._clocks.keys() - online:
+            os.close(self._clocks.pop(cpu))
+            self._cpu_seconds += now - self._since.pop(cpu)
+        for cpu in sorted(online - self._clocks.keys()):
+            self._warm_up(cpu)
+            try:
+                self._clocks[cpu] = events.open_clock(cpu, self.hz, self._object.program_fd("on_tick"))
+            except OSError as error:
+                if error.errno == errno.ENODEV:  # gone offline again meanwhile
+                    continue
+                raise events.EventError(str(error.strerror)) from error
+            self._since[cpu] = time.monotonic()
+
+    def add_pid(self, pid: int) -> None:
+        """Lets one more process through the filter by pid."""
+        maps.put(self._object.map_fd("pids"), pid, 1, key_size=4, value_size=1)
+
+    def drain(self) -> RawWindow:
+        """Ends the window and returns it; the next one begins at the same instant."""
+        old = self._generation
+        self._generation = 1 - old
+        end_ns, end_mono_ns = time.time_ns(), time.monotonic_ns()
+        maps.put(self._object.map_fd("generation"), 0, self._generation, key_size=4, value_size=4)
+        cpu_seconds = self._take_cpu_seconds()
+        window, start_mono_ns = Window(self._start_ns, end_ns), self._start_mono_ns
+        self._start_ns, self._start_mono_ns = end_ns, end_mono_ns
+        _wait_for_programs_in_flight()
+        keys, counts = self._drain_counts(old)
+        return RawWindow(
+            window,
+            start_mono_ns,
+            end_mono_ns,
+            cpu_seconds,
+            keys,
+            counts,
+            self._drain_stacks(old),
+            self._take_counters(old),
+        )
+
+    def locked_bytes(self) -> int:
+        """Kernel memory of the BPF maps, as their fdinfo says (memlock)."""
+        names = ("stacks_0", "stacks_1", "counts_0", "counts_1", "counters", "scratch", "pids", "cgroups")
+        return sum(_memlock(self._object.map_fd(name)) for name in names)
+
+    def close(self) -> None:
+        for fd in self._clocks.values():
+            os.close(fd)
+        self._clocks.clear()
+        self._object.close()
+
+    def _load(self, filters: Filters, window_seconds: float) -> None:
+        ticks = int(self.hz * window_seconds * len(events.online_cpus()))
+        # Twice: each tick brings a kernel and a user stack. Entries take memory only while they are used.
+        entries = min(max(1 << (2 * ticks).bit_length(), _FEWEST_ENTRIES), _MOST_ENTRIES)
+        for name in ("stacks_0", "stacks_1", "counts_0", "counts_1"):
+            self._object.set_max_entries(name, entries)
+        self._object.set_constant(_FILTER_PIDS, bool(filters.pids))
+        self._object.set_constant(_FILTER_CGROUPS, bool(filters.cgroups))
+        if not filters.pids:
+            self._object.skip_program("on_exit")
+        if not filters.children:
+            self._object.skip_program("on_fork")
+        self._object.load()
+        for pid in filters.pids:
+            self.add_pid(pid)
+        for cgroup in filters.cgroups:
+            maps.put(self._object.map_fd("cgroups"), cgroup, 1, key_size=8, value_size=1)
+        if filters.pids:
+            self._object.attach("on_exit")
+        if filters.children:
+            self._object.attach("on_fork")
+
+    def _warm_up(self, cpu: int) -> None:
+        """Has the maps' allocators hold some free elements on a CPU before its first tick.
+
+        They take an element from what their CPU holds in stock and fetch more after the interrupt
+        (kernel/bpf/memalloc.c); a new map has one in stock, and a tick needs up to three.
+        """
+        own = os.sched_getaffinity(0)
+        try:
+            os.sched_setaffinity(0, {cpu})
+        except OSError:  # gone offline, or not ours to run on: its first tick may be lost, and is counted
+            return
+        try:
+            for generation in (0, 1):
+                maps.stock(self._object.map_fd(f"stacks_{generation}"), 8, STACK.itemsize, _STOCK)
+                maps.stock(self._object.map_fd(f"counts_{generation}"), SAMPLE_KEY.itemsize, 8, _STOCK)
+        finally:
+            os.sched_setaffinity(0, own)
+
+    def _take_cpu_seconds(self) -> float:
+        now = time.monotonic()
+        seconds = self._cpu_seconds + sum(now - since for since in self._since.values())
+        self._cpu_seconds = 0.0
+        self._since = dict.fromkeys(self._since, now)
+        return seconds
+
+    def _drain_counts(self, generation: int) -> tuple[NDArray[Any], NDArray[np.uint64]]:
+        fd = self._object.map_fd(f"counts_{generation}")
+        chunks = [(keys.copy(), counts.copy()) for keys, counts in maps.drain(fd, SAMPLE_KEY, COUNT)]
+        if not chunks:
+            return np.empty(0, SAMPLE_KEY), np.empty(0, COUNT)
+        return np.concatenate([k for k, _ in chunks]), np.concatenate([n for _, n in chunks])
+
+    def _drain_stacks(self, generation: int) -> Stacks:
+        fd = self._object.map_fd(f"stacks_{generation}")
+        ids, lengths, addresses = [], [], []
+        for keys, stacks in maps.drain(fd, np.dtype("<u8"), STACK):
+            used = np.arange(MAX_FRAMES) < stacks["length"][:, None]
+            ids.append(keys.copy())
+            lengths.append(stacks["length"].astype(np.int64))
+            addresses.append(stacks["addresses"][used])
+        return _sorted_by_id(ids, lengths, addresses)
+
+    def _take_counters(self, generation: int) -> Any:
+        fd = self._object.map_fd("counters")
+        per_cpu = maps.read_per_cpu(fd, generation, COUNTERS)
+        maps.write_per_cpu(fd, generation, np.zeros_like(per_cpu))
+        total = np.zeros((), COUNTERS)
+        for name in COUNTERS.names or ():
+            total[name] = per_cpu[name].sum(axis=0)
+        return total
+
+
+def _sorted_by_id(
+    ids: list[NDArray[np.uint64]], lengths: list[NDArray[np.int64]], addresses: list[NDArray[np.uint64]]
+) -> Stacks:
+    if not ids:
+        return Stacks(np.empty(0, np.uint64), np.zeros(1, np.int64), np.empty(0, np.uint64))
+    all_ids, length, flat = np.concatenate(ids), np.concatenate(lengths), np.concatenate(addresses)
+    order = np.argsort(all_ids)
+    starts = np.concatenate([[0], np.cumsum(length)])[:-1][order]
+    length = length[order]
+    offsets = np.concatenate([[0], np.cumsum(length)]).astype(np.int64)
+    within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], length)
+    return Stacks(all_ids[order], offsets, flat[np.repeat(starts, length) + within])
+
+
+_SYS_MEMBARRIER = {"x86_64": 324, "aarch64": 283}
+_MEMBARRIER_CMD_GLOBAL = 1
+_libc = c.CDLL(None, use_errno=True)
+
+
+def _wait_for_programs_in_flight() -> None:
+    """Returns once every BPF program that read the old generation has ended.
+
+    membarrier(2) with MEMBARRIER_CMD_GLOBAL waits for an RCU grace period (kernel/sched/membarrier.c), which no
+    BPF program outlives. Where it is refused (nohz_full), a wait longer than any run has to do.
+    """
+    if _libc.syscall(_SYS_MEMBARRIER[os.uname().machine], _MEMBARRIER_CMD_GLOBAL, 0, 0) != 0:
+        time.sleep(0.05)
+
+
+def _memlock(fd: int) -> int:
+    for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines():
+        if line.startswith("memlock:"):
+            return int(line.split()[1])
+    return 0
+
+
+def alive(pids: Iterable[int]) -> bool:
+    """Whether any of the processes still runs."""
+    for pid in pids:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (OSError, IndexError):
+            continue
+        if state not in "ZX":
+            return True
+    return False
