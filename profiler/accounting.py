@@ -2,67 +2,96 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
 from profiler.model import Accounting, Cost
-from profiler.resolve import Resolved
-from profiler.sampler import LOST_REASONS, RawWindow
+
+_NO_COST = Cost()
 
 
-def account(raw: RawWindow, resolved: Resolved, hz: int, cost: Cost) -> Accounting:
-    """Where the ticks of a window went.
+@dataclass(frozen=True, slots=True)
+class TickCounts:
+    """What the kernel counted in one window, each number for itself. `run_ns` is the time its program took."""
 
-    The kernel counted ticks, idle, filtered, sampled and lost each for itself. What does not agree is not
-    evened out but shown as lost, under "drained short" (a count was not there that should have been) or
-    "unaccounted" (a tick was counted and nothing else was).
+    ticks: int = 0
+    idle: int = 0
+    filtered: int = 0
+    sampled: int = 0
+    lost: Mapping[str, int] = field(default_factory=dict)
+    run_ns: int = 0
+
+
+def account(
+    counted: TickCounts,
+    *,
+    expected: int,
+    drained: int,
+    without_stack: int = 0,
+    frames_named: int = 0,
+    frames_unknown: Mapping[str, int] | None = None,
+    cost: Cost = _NO_COST,
+) -> Accounting:
+    """The account of a window of which samples for `drained` ticks came out of the kernel.
+
+    Of these, `without_stack` came without the stack they name. What does not agree is not evened out but shown
+    as lost: "drained short" (fewer came than the kernel says it sampled), "unaccounted" (a tick was counted,
+    and nothing else was).
     """
-    counters = raw.counters
-    ticks, idle, filtered = (int(counters[name]) for name in ("ticks", "idle", "filtered"))
-    lost = {reason: int(n) for reason, n in zip(LOST_REASONS, counters["lost"], strict=True) if n}
-    drained = int(raw.counts.sum())
-    if drained < counters["sampled"]:
-        lost["drained short"] = int(counters["sampled"]) - drained
-    if resolved.lost:
-        lost["stack missing"] = resolved.lost
-    sampled = drained - resolved.lost
-    rest = ticks - idle - filtered - sampled - sum(lost.values())
+    lost = dict(counted.lost)
+    if drained < counted.sampled:
+        lost["drained short"] = counted.sampled - drained
+    if without_stack:
+        lost["stack missing"] = without_stack
+    sampled = drained - without_stack
+    rest = counted.ticks - counted.idle - counted.filtered - sampled - sum(lost.values())
     if rest > 0:
         lost["unaccounted"] = rest
     return Accounting(
-        expected=round(raw.cpu_seconds * hz),
-        ticks=ticks - min(rest, 0),  # more was drained than ticked: those were ticks, whatever the counter says
-        idle=idle,
-        filtered=filtered,
+        expected=expected,
+        ticks=counted.ticks - min(rest, 0),  # more came than ticked: those were ticks, whatever the counter says
+        idle=counted.idle,
+        filtered=counted.filtered,
         sampled=sampled,
         lost=lost,
-        frames_named=resolved.frames.named,
-        frames_unknown=resolved.frames.unknown,
+        frames_named=frames_named,
+        frames_unknown=frames_unknown or {},
         cost=cost,
     )
 
 
-def account_lines(accounting: Accounting) -> list[str]:
-    """The account as lines of text: ticks, frames, cost."""
-    return [_ticks_line(accounting), _frames_line(accounting), _cost_line(accounting.cost)]
+def account_lines(accounting: Accounting) -> tuple[str, ...]:
+    """The account as lines of text: ticks, frames, and cost where it is known."""
+    lines = [_ticks_line(accounting), _frames_line(accounting)]
+    if accounting.cost.bpf_runs:
+        lines.append(_cost_line(accounting.cost))
+    return tuple(lines)
 
 
 def _ticks_line(accounting: Accounting) -> str:
-    lost = ", ".join(f"{reason} {count:,}" for reason, count in accounting.lost.items())
-    return (
+    line = (
         f"ticks: {accounting.ticks:,} = {accounting.idle:,} idle + {accounting.filtered:,} filtered + "
-        f"{accounting.sampled:,} sampled + {accounting.lost_total:,} lost{f' ({lost})' if lost else ''}; "
-        f"{accounting.missed:,} of {accounting.expected:,} expected were missed"
+        f"{accounting.sampled:,} shown + {accounting.lost_total:,} lost{_by_reason(accounting.lost, ' ({})')}"
     )
+    if accounting.expected:
+        line += f"; {accounting.missed:,} of {accounting.expected:,} expected were missed"
+    return line
 
 
 def _frames_line(accounting: Accounting) -> str:
-    unknown = sum(accounting.frames_unknown.values())
-    share = accounting.frames_named / max(accounting.frames_named + unknown, 1)
-    reasons = ", ".join(f"{reason} {count:,}" for reason, count in accounting.frames_unknown.items())
-    return f"frames: {share:.1%} named{f'; not named: {reasons}' if reasons else ''}"
+    frames = accounting.frames_named + sum(accounting.frames_unknown.values())
+    share = accounting.frames_named / frames if frames else 1.0
+    return f"frames: {frames:,}, {share:.1%} named{_by_reason(accounting.frames_unknown, '; without a name: {}')}"
 
 
 def _cost_line(cost: Cost) -> str:
     return (
-        f"cost: {cost.bpf_ns / max(cost.bpf_runs, 1):,.0f} ns of BPF a tick, "
+        f"cost: {cost.bpf_ns / cost.bpf_runs:,.0f} ns of BPF a tick, "
         f"{(cost.bpf_ns + cost.agent_cpu_ns) / 1e9:.2f} s of CPU in all, {cost.rss_bytes / 1e6:.0f} MB resident, "
         f"{cost.locked_bytes / 1e6:.0f} MB of kernel memory"
     )
+
+
+def _by_reason(counts: Mapping[str, int], form: str) -> str:
+    listed = ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count)
+    return form.format(listed) if listed else ""

@@ -8,17 +8,28 @@ import os
 import pwd
 import sys
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from profiler import check, events
-from profiler.agent import WINDOW_SECONDS, AgentOptions, run_agent, stop_on_signals
+from profiler.accounting import account_lines
+from profiler.agent import AgentOptions, run_agent, stop_on_signals
 from profiler.cgroups import cgroup_id
 from profiler.command import CommandError
+from profiler.formats import WRITERS, Writer, writer_for
+from profiler.formats.folded import read_folded
+from profiler.formats.json import read_json
+from profiler.formats.pprof import read_pprof
 from profiler.libbpf import BpfError
+from profiler.model import Profile, StackTable, stack_table
 from profiler.push import PushError, parse_target
 from profiler.record import Output, RecordError, RecordOptions, run_record, write_file
 from profiler.run import ServerError, run_both
+
+if TYPE_CHECKING:
+    from web.flamegraph.svg import Caption
 
 DEFAULT_LISTEN = "127.0.0.1:4099"
 DEFAULT_DATA = "/var/lib/pilotlight"
@@ -34,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     given, command = _split_command(given)
-    options = _parser().parse_args(given)
+    options = _parser().parse_args(_join_stdout(given))
     options.command_line = command
     if command and options.run is not _record:
         print("pilotlight: only `record` takes a command after --.", file=sys.stderr)
@@ -59,6 +70,17 @@ def _split_command(arguments: list[str]) -> tuple[list[str], list[str]]:
         return arguments, []
     at = arguments.index("--")
     return arguments[:at], arguments[at + 1 :]
+
+
+def _join_stdout(arguments: list[str]) -> list[str]:
+    """`-o -.folded` as one argument, since argparse takes what begins with a dash for an option."""
+    joined: list[str] = []
+    for argument in arguments:
+        if argument.startswith("-.") and joined and joined[-1] in ("-o", "--output"):
+            joined[-1] = f"--output={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -138,7 +160,7 @@ def _add_agent(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_listen(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--listen", default=DEFAULT_LISTEN, metavar="ADDRESS:PORT", help="(%(default)s)")
+    parser.add_argument("--listen", type=_address, default=DEFAULT_LISTEN, metavar="ADDRESS:PORT", help="(%(default)s)")
     parser.add_argument("--token-file", metavar="FILE", help="file with the token that clients must show")
     parser.add_argument(
         "--insecure-no-auth", action="store_true", help="let anyone who reaches the address read and write"
@@ -151,6 +173,14 @@ def _hz(text: str) -> int:
         return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of samples a second") from None
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no ADDRESS:PORT such as 127.0.0.1:4099")
+    return host, int(port)
 
 
 def _seconds(text: str) -> float:
@@ -212,7 +242,8 @@ def _run(options: argparse.Namespace) -> int:
     _allow_many_files()
     token = _token(options)
     stop = stop_on_signals()
-    arguments = ["--listen", options.listen, "--store", f"chdb://{os.path.abspath(options.data)}"]
+    host, port = options.listen
+    arguments = ["--listen", f"[{host}]:{port}", "--store", f"chdb://{os.path.abspath(options.data)}"]
     arguments += ["--token-file", os.path.abspath(options.token_file)] if options.token_file else []
     arguments += ["--insecure-no-auth"] if options.insecure_no_auth else []
     arguments += ["--user", options.user] if options.user else []
@@ -245,8 +276,9 @@ def _server(options: argparse.Namespace) -> int:
             pipe.write(url + "\n")
 
     server = ServerOptions(
-        listen=options.listen,
         store=options.store,
+        host=options.listen[0],
+        port=options.listen[1],
         token=_token(options) or None,
         insecure_no_auth=options.insecure_no_auth,
     )
@@ -287,6 +319,77 @@ def _record(options: argparse.Namespace) -> int:
             whole_system=options.all,
         )
     )
+
+
+def _render(options: argparse.Namespace) -> int:
+    try:
+        writer = writer_for(options.output, _writers())
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    try:
+        data = sys.stdin.buffer.read() if options.input.startswith("-.") else Path(options.input).read_bytes()
+    except OSError as error:
+        raise UsageError(f"{options.input} cannot be read ({error.strerror}).") from error
+    try:
+        if options.input.endswith(".json"):
+            rendered = writer(read_json(data))
+        elif not options.output.endswith(".svg"):
+            raise UsageError("Only pilotlight's own .json can be made into anything but .svg.")
+        elif options.input.endswith((".pb.gz", ".pb", ".pprof")):
+            rendered = _picture(read_pprof(data), options.title or options.input)
+        else:
+            table, problems = read_folded(data)
+            for problem in problems:
+                _say(f"{options.input}: {problem}")
+            rendered = _picture(table, options.title or options.input)
+    except ValueError as error:
+        raise UsageError(f"{options.input}: {error}") from error
+    try:
+        write_file(_stdout(options.output), rendered)
+    except OSError as error:
+        _say(f"{options.output} could not be written ({error.strerror}).")
+        return FAILED
+    return 0
+
+
+def _output(path: str) -> Output:
+    try:
+        return Output(_stdout(path), writer_for(path, _writers()))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _stdout(path: str) -> str:
+    """ "-" for a path such as -.folded, which is stdout in that format."""
+    return "-" if path.startswith("-.") else path
+
+
+def _writers() -> dict[str, Writer]:
+    return {**WRITERS, ".svg": _write_svg}
+
+
+def _write_svg(profile: Profile) -> bytes:
+    from web.flamegraph.svg import Caption
+
+    title = f"{profile.host} · {profile.event}"
+    start = datetime.fromtimestamp(profile.window.start_ns / 1e9).astimezone()
+    subtitle = f"{start:%Y-%m-%d %H:%M:%S %z}, {profile.window.seconds:.1f} s at {profile.hz} Hz"
+    notes = account_lines(profile.accounting)
+    caption = Caption(title, subtitle, notes, background="cpu", seconds_per_sample=1 / profile.hz)
+    return _flamegraph(stack_table(profile), caption)
+
+
+def _picture(table: StackTable, title: str) -> bytes:
+    from web.flamegraph.svg import Caption
+
+    return _flamegraph(table, Caption(os.path.basename(title), "", (), background="cpu"))
+
+
+def _flamegraph(table: StackTable, caption: Caption) -> bytes:
+    from web.flamegraph.calltree import build_tree
+    from web.flamegraph.svg import write_svg
+
+    return write_svg(build_tree(table), caption)
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -8,8 +8,6 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from symbolizer.symbolizer import Symbolizer
-
 from profiler.accounting import account
 from profiler.cgroups import Cgroups
 from profiler.model import Cost, Profile
@@ -17,6 +15,7 @@ from profiler.processes import Processes
 from profiler.records import RecordStream
 from profiler.resolve import resolve
 from profiler.sampler import Filters, RawWindow, Sampler
+from symbolizer.symbolizer import Symbolizer
 
 EVENT = "cpu-clock"
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -71,7 +70,15 @@ class Collector:
             self.hz,
             raw.window,
             resolved.samples,
-            account(raw, resolved, self.hz, self._cost(raw)),
+            account(
+                raw.counted,
+                expected=round(raw.cpu_seconds * self.hz),
+                drained=int(raw.counts.sum()),
+                without_stack=resolved.without_stack,
+                frames_named=resolved.frames.named,
+                frames_unknown=resolved.frames.unknown,
+                cost=self._cost(raw),
+            ),
             self.labels,
         )
 
@@ -83,8 +90,8 @@ class Collector:
         now = time.process_time_ns()
         spent, self._cpu_ns = now - self._cpu_ns, now
         return Cost(
-            bpf_ns=int(raw.counters["run_ns"]),
-            bpf_runs=int(raw.counters["ticks"]),
+            bpf_ns=raw.counted.run_ns,
+            bpf_runs=raw.counted.ticks,
             agent_cpu_ns=spent,
             rss_bytes=rss_bytes(),
             locked_bytes=self.sampler.locked_bytes() + self._records.locked_bytes(),

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from symbolizer.symbolizer import Symbolizer
 
 from profiler.cgroups import Cgroups
 from profiler.model import Sample
 from profiler.processes import Processes, Program
 from profiler.sampler import MAX_FRAMES, RawWindow, Stacks
 from symbolizer.names import clean_name
+from symbolizer.symbolizer import Symbolizer
 from symbolizer.types import Frame, Kind, Location, Mapping, Reason
 
 _CUT = Location(0, None, (Frame("[truncated]", Kind.UNKNOWN, reason=Reason.TRUNCATED),))
@@ -37,11 +37,11 @@ class FrameCounts:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """`lost` counts the ticks whose stack did not come with its window; 0 unless the kernel misbehaves."""
+    """`without_stack` are ticks whose stack did not come with its window; 0 unless the kernel misbehaves."""
 
     samples: tuple[Sample, ...]
     frames: FrameCounts
-    lost: int
+    without_stack: int
 
 
 def resolve(raw: RawWindow, processes: Processes, symbolizer: Symbolizer, cgroups: Cgroups) -> Resolved:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from profiler import events, maps
+from profiler.accounting import TickCounts
 from profiler.libbpf import BpfObject
 from profiler.model import Window
 
@@ -71,8 +72,7 @@ class RawWindow:
     """One window as the kernel counted it. `keys` are of SAMPLE_KEY, `counts` go with them; stack id 0 is no stack.
 
     `start_mono_ns` and `end_mono_ns` are the window's bounds by CLOCK_MONOTONIC, which process records are
-    stamped with. `cpu_seconds` sums the time each CPU was sampled. `counters` is one COUNTERS value, summed
-    over the CPUs.
+    stamped with. `cpu_seconds` sums the time each CPU was sampled.
     """
 
     window: Window
@@ -82,7 +82,7 @@ class RawWindow:
     keys: NDArray[Any]
     counts: NDArray[np.uint64]
     stacks: Stacks
-    counters: Any
+    counted: TickCounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,14 +232,15 @@ class Sampler:
             addresses.append(stacks["addresses"][used])
         return _sorted_by_id(ids, lengths, addresses)
 
-    def _take_counters(self, generation: int) -> Any:
+    def _take_counters(self, generation: int) -> TickCounts:
         fd = self._object.map_fd("counters")
         per_cpu = maps.read_per_cpu(fd, generation, COUNTERS)
         maps.write_per_cpu(fd, generation, np.zeros_like(per_cpu))
-        total = np.zeros((), COUNTERS)
-        for name in COUNTERS.names or ():
-            total[name] = per_cpu[name].sum(axis=0)
-        return total
+        ticks, idle, filtered, sampled, run_ns = (
+            int(per_cpu[name].sum()) for name in ("ticks", "idle", "filtered", "sampled", "run_ns")
+        )
+        lost = dict(zip(LOST_REASONS, per_cpu["lost"].sum(axis=0).tolist(), strict=True))
+        return TickCounts(ticks, idle, filtered, sampled, {reason: n for reason, n in lost.items() if n}, run_ns)
 
 
 def _sorted_by_id(

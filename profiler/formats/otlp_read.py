@@ -1,0 +1,503 @@
+"""From OTLP to Profiles, ours exactly and those of other profilers as well as can be.
+
+Senders are not trusted: every index and number is checked, and what a body unfolds into is bounded.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+from google.protobuf import json_format  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from opentelemetry.proto.collector.profiles.v1development.profiles_service_pb2 import (
+    ExportProfilesServiceRequest,
+)
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.profiles.v1development import profiles_pb2 as pb
+
+from profiler.formats import otlp_foreign as foreign
+from profiler.formats.otlp_write import COSTS, TICKS, PushIdentity
+from profiler.model import Accounting, Cost, Profile, Sample, Window
+from symbolizer.types import Binary, Frame, Kind, Location, Reason
+from symbolizer.unknown import unknown
+
+MAX_BODY: Final = 16 << 20  # bytes; while it is decoded, the worst body takes 40 times its size
+MAX_OBJECTS: Final = 1 << 19  # in JSON, where each takes microseconds to read
+MAX_DEPTH: Final = 4096  # frames of one stack, inlined ones included
+MAX_PROFILES: Final = 1 << 16  # and as many resources, and scopes
+MAX_SAMPLES: Final = 1 << 20
+MAX_FRAMES: Final = 32 << 20  # of all samples together: few bytes must not unfold into many
+MAX_TEXT: Final = 256 << 20  # characters of the names of all samples' processes, threads, …, likewise
+_MAX_INT: Final = (1 << 63) - 1
+_MAX_PID: Final = (1 << 32) - 1
+
+Entry = TypeVar("Entry")
+Word = TypeVar("Word")
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What a body held: profiles, the push's identity where it has one, and what could not be used.
+
+    `rejected` counts the OTLP profiles that were left out; `problem` says in sentences why, or what
+    had to be assumed of those that were taken, and is "" if nothing had to be.
+    """
+
+    profiles: tuple[Profile, ...]
+    identity: PushIdentity | None
+    rejected: int
+    problem: str
+
+
+def read_otlp(body: bytes, default_host: str = "unknown") -> Received:
+    """Reads what `write_otlp` or any other OTLP profiler wrote, uncompressed.
+
+    Profiles of one host, event, rate, window and labels are one Profile. `default_host` is the host
+    of those that do not name theirs. Raises ValueError, with a sentence for the sender, for what is
+    malformed or too large.
+    """
+    _check_size(body)
+    # An empty entry takes 2 bytes here and 70 in memory, and half of what such a body holds are zeros.
+    if body.count(0) > max(len(body) // 8, 1 << 16):
+        raise ValueError("the OTLP body consists of empty entries for the most part: send entries with content")
+    request = ExportProfilesServiceRequest()
+    try:
+        request.ParseFromString(body)
+    except DecodeError as error:
+        raise ValueError("the body is not an OTLP ExportProfilesServiceRequest in protobuf, or was cut off") from error
+    return _Reader(request.dictionary, default_host).read(request)
+
+
+def read_otlp_json(body: bytes, default_host: str = "unknown") -> Received:
+    """As `read_otlp`, of OTLP's JSON encoding. Raises ValueError likewise."""
+    _check_size(body)
+    if body.count(b"{") > MAX_OBJECTS:
+        raise ValueError(f"the OTLP body has more than {MAX_OBJECTS:,} JSON objects: send smaller batches")
+    try:
+        message = json.loads(body, object_hook=_without_ids)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the OTLP body is not JSON: {error}") from error
+    if not isinstance(message, dict):
+        raise ValueError("the OTLP body is not a JSON object with resourceProfiles and dictionary")
+    try:
+        request = json_format.ParseDict(message, ExportProfilesServiceRequest(), ignore_unknown_fields=True)
+    except (json_format.ParseError, ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"the body is not an OTLP ExportProfilesServiceRequest in JSON: {error}") from error
+    return _Reader(request.dictionary, default_host).read(request)
+
+
+def _check_number(request: ExportProfilesServiceRequest) -> None:
+    resources = len(request.resource_profiles)
+    scopes = profiles = samples = 0
+    if resources <= MAX_PROFILES:
+        scopes = sum(len(resource.scope_profiles) for resource in request.resource_profiles)
+    if max(resources, scopes) <= MAX_PROFILES:
+        of_scopes = [scope for resource in request.resource_profiles for scope in resource.scope_profiles]
+        profiles = sum(len(scope.profiles) for scope in of_scopes)
+        if profiles <= MAX_PROFILES:
+            samples = sum(len(profile.samples) for scope in of_scopes for profile in scope.profiles)
+    for number, most, what in (
+        (max(resources, scopes, profiles), MAX_PROFILES, "profiles, resources or scopes"),
+        (samples, MAX_SAMPLES, "samples"),
+    ):
+        if number > most:
+            raise ValueError(f"the OTLP body has more than {most:,} {what}: send fewer in one request")
+
+
+def _check_size(body: bytes) -> None:
+    if len(body) > MAX_BODY:
+        raise ValueError(
+            f"the OTLP body has {len(body):,} bytes, more than {MAX_BODY:,}: send profiles in smaller batches"
+        )
+
+
+def _without_ids(message: dict[str, Any]) -> dict[str, Any]:
+    """OTLP writes ids in hex where protobuf's JSON has base64; nothing here needs them."""
+    for key in ("traceId", "spanId", "profileId", "trace_id", "span_id", "profile_id"):
+        message.pop(key, None)
+    return message
+
+
+@dataclass(slots=True)
+class _Parts:
+    """What the resources of a message add to one Profile. `accounting` is None until one carries it."""
+
+    samples: list[Sample] = field(default_factory=list)
+    accounting: Accounting | None = None
+
+
+class _Reader:
+    """Turns messages into our types; each entry of a table becomes one object, shared by all who use it."""
+
+    def __init__(self, dictionary: pb.ProfilesDictionary, default_host: str) -> None:
+        self._dictionary = dictionary
+        self._default_host = default_host
+        self._locations: dict[int, Location] = {}
+        self._stacks: dict[int, tuple[Location, ...]] = {}
+        self._depths: dict[int, int] = {}
+        self._binaries: dict[int, Binary] = {}
+        self._frames: dict[tuple[int, int, Kind, Reason | None], Frame] = {}
+        self._attributes: dict[tuple[int, ...], dict[str, foreign.Value]] = {}
+        self._frame_total = self._text_total = 0
+        self._now = time.time_ns()
+        self._problems: dict[str, None] = {}
+
+    def read(self, request: ExportProfilesServiceRequest) -> Received:
+        parts: dict[tuple[str, str, int, Window, tuple[tuple[str, str], ...]], _Parts] = {}
+        identities: set[PushIdentity | None] = set()
+        rejected = 0
+        _check_number(request)
+        for resource_profiles in request.resource_profiles:
+            resource = self._key_values(resource_profiles.resource.attributes)
+            host = str(resource.get("host.name", self._default_host))
+            labels = foreign.labels(resource)
+            for scope_profiles in resource_profiles.scope_profiles:
+                identities.add(_identity(self._key_values(scope_profiles.scope.attributes)))
+                for profile in scope_profiles.profiles:
+                    try:
+                        meaning = self._meaning(profile)
+                    except foreign.Unusable as why:
+                        rejected += 1
+                        self._problems[str(why)] = None
+                        continue
+                    key = (host, meaning.event, meaning.hz, self._window(profile), labels)
+                    self._add(parts.setdefault(key, _Parts()), profile, resource, meaning)
+        return Received(
+            tuple(self._profile(*key, part) for key, part in parts.items()),
+            identities.pop() if len(identities) == 1 else None,
+            rejected,
+            " ".join(self._problems),
+        )
+
+    def _add(
+        self,
+        part: _Parts,
+        profile: pb.Profile,
+        resource: Mapping[str, foreign.Value],
+        meaning: foreign.Meaning,
+    ) -> None:
+        values = [self._value(sample, meaning) for sample in profile.samples]
+        people: dict[tuple[int, ...], tuple[int, str, str, str, str]] = {}
+        for sample, count in zip(profile.samples, meaning.counts(values), strict=True):
+            indices = tuple(sample.attribute_indices)
+            who = people.get(indices)
+            if who is None:
+                who = people[indices] = _who({**resource, **self._attributes_of(indices)})
+            stack = self._stack(sample.stack_index)
+            pid, process, thread, service, container = who
+            self._frame_total += self._depths[sample.stack_index]
+            self._text_total += len(process) + len(thread) + len(service) + len(container)
+            if self._frame_total > MAX_FRAMES or self._text_total > MAX_TEXT:
+                raise ValueError(
+                    f"the OTLP body's samples have more than {MAX_FRAMES:,} frames or {MAX_TEXT:,} characters"
+                    " of names: send fewer in one request"
+                )
+            part.samples.append(Sample(stack, pid, process, thread, count, service, container))
+        accounting = self._accounting(profile)
+        if accounting is not None:
+            part.accounting = accounting if part.accounting is None else part.accounting + accounting
+
+    def _profile(
+        self,
+        host: str,
+        event: str,
+        hz: int,
+        window: Window,
+        labels: tuple[tuple[str, str], ...],
+        part: _Parts,
+    ) -> Profile:
+        total = sum(sample.count for sample in part.samples)
+        if total > _MAX_INT:
+            raise ValueError(f"the OTLP body's counts add up to {total}, more than 64 bits hold")
+        accounting = part.accounting
+        if accounting is not None and accounting.sampled != total:
+            self._problems[
+                f"Accounting speaks of {accounting.sampled} samples where {total} came: it was replaced."
+            ] = None
+            accounting = None
+        return Profile(
+            host,
+            event,
+            hz,
+            window,
+            tuple(part.samples),
+            accounting or _accounting_of(part.samples, total),
+            dict(labels),
+        )
+
+    def _meaning(self, profile: pb.Profile) -> foreign.Meaning:
+        attributes = self._attributes_of(tuple(profile.attribute_indices))
+        event, hz = attributes.get("pilotlight.event"), attributes.get("pilotlight.hz")
+        if event is not None and hz is not None:
+            if not isinstance(event, str) or not isinstance(hz, int) or hz < 1:
+                raise ValueError("pilotlight.event has to be a string and pilotlight.hz a whole number above 0")
+            return foreign.Meaning(event, hz)
+        meaning = foreign.meaning(
+            self._value_type(profile.sample_type), self._value_type(profile.period_type), profile.period
+        )
+        if meaning.assumed:
+            self._problems[meaning.assumed] = None
+        return meaning
+
+    def _value_type(self, value_type: pb.ValueType) -> tuple[str, str]:
+        return self._string(value_type.type_strindex), self._string(value_type.unit_strindex)
+
+    def _window(self, profile: pb.Profile) -> Window:
+        start, duration = profile.time_unix_nano, profile.duration_nano
+        if start == 0:
+            stamps = [stamp for sample in profile.samples for stamp in sample.timestamps_unix_nano]
+            if stamps:
+                start = min(stamps)
+                duration = max(duration, max(stamps) + 1 - start)
+            else:
+                start = max(self._now - duration, 0)
+                self._problems["A profile without a time was taken to end as it arrived."] = None
+        end = start + duration
+        if end > _MAX_INT:
+            raise ValueError("an OTLP profile ends after the year 2262: time_unix_nano has to be in nanoseconds")
+        return Window(start, end)
+
+    def _value(self, sample: pb.Sample, meaning: foreign.Meaning) -> int:
+        values, stamps = len(sample.values), len(sample.timestamps_unix_nano)
+        if not values:
+            return stamps * meaning.per_timestamp
+        if stamps and stamps != values:
+            raise ValueError(f"an OTLP sample has {values} values at {stamps} timestamps: there has to be one for each")
+        if min(sample.values) < 0:
+            raise ValueError("an OTLP sample has a value below zero, or of more than 63 bits")
+        return sum(sample.values)
+
+    def _accounting(self, profile: pb.Profile) -> Accounting | None:
+        attributes = self._attributes_of(tuple(profile.attribute_indices))
+        numbers: dict[str, int] = {}
+        lost: dict[str, int] = {}
+        unknown: dict[str, int] = {}
+        cost: dict[str, int] = {}
+        for key, value in attributes.items():
+            group, name = _accounting_group(key)
+            if not group:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise ValueError(f"the OTLP attribute {key} has to be a whole number and not below 0")
+            {"ticks": numbers, "lost": lost, "unknown": unknown, "cost": cost}[group][name] = value
+        if "sampled" not in numbers:
+            return None
+        return Accounting(**numbers, lost=lost, frames_unknown=unknown, cost=Cost(**cost))
+
+    def _stack(self, index: int) -> tuple[Location, ...]:
+        stack = self._stacks.get(index)
+        if stack is None:
+            indices: Sequence[int] = ()
+            if index or self._dictionary.stack_table:
+                indices = self._at(self._dictionary.stack_table, index, "stack").location_indices
+            if len(indices) > MAX_DEPTH:
+                raise ValueError(f"an OTLP stack has {len(indices):,} frames, more than {MAX_DEPTH:,}")
+            known = self._locations
+            for location in indices:
+                if location not in known:
+                    known[location] = self._location(location)
+            stack = self._stacks[index] = tuple([known[location] for location in indices])
+            depth = self._depths[index] = sum(len(location.frames) for location in stack)
+            if depth > MAX_DEPTH:
+                raise ValueError(f"an OTLP stack has {depth:,} frames, more than {MAX_DEPTH:,}")
+        return stack
+
+    def _location(self, index: int) -> Location:
+        location = self._at(self._dictionary.location_table, index, "location")
+        binary = self._binary(location.mapping_index)
+        if not location.lines:
+            return Location(location.address, binary, (foreign.unnamed(binary),))
+        attributes = self._attributes_of(tuple(location.attribute_indices))
+        frame_type = str(attributes.get("profile.frame.type", ""))
+        last = len(location.lines) - 1
+        kinds = _listed(attributes, "pilotlight.frame.kinds", last + 1, Kind)
+        reasons = _listed(attributes, "pilotlight.frame.reasons", last + 1, Reason)
+        return Location(
+            location.address,
+            binary,
+            tuple(
+                [
+                    self._frame(
+                        line,
+                        kinds[place] if kinds else None,
+                        reasons[place] if reasons else None,
+                        frame_type,
+                        place < last,
+                    )
+                    for place, line in enumerate(location.lines)
+                ]
+            ),
+        )
+
+    def _frame(self, line: pb.Line, kind: Kind | None, reason: Reason | None, frame_type: str, inlined: bool) -> Frame:
+        function = self._at(self._dictionary.function_table, line.function_index, "function")
+        name = self._string(function.name_strindex)
+        system_name = self._string(function.system_name_strindex)
+        if kind is None:
+            name = name or system_name
+            kind = foreign.kind(frame_type, name, inlined=inlined)
+            if not name:
+                return unknown(Reason.NO_SYMBOLS)
+        key = (line.function_index, line.line, kind, reason)
+        frame = self._frames.get(key)
+        if frame is None:
+            frame = self._frames[key] = Frame(
+                name,
+                kind,
+                "" if system_name == name else system_name,
+                self._string(function.filename_strindex),
+                max(line.line, 0),  # below zero: what Java says of native methods
+                reason,
+            )
+        return frame
+
+    def _binary(self, index: int) -> Binary | None:
+        if not index and not self._dictionary.mapping_table:
+            return None
+        binary = self._binaries.get(index)
+        if binary is None:
+            mapping = self._at(self._dictionary.mapping_table, index, "mapping")
+            path = self._string(mapping.filename_strindex)
+            attributes = self._attributes_of(tuple(mapping.attribute_indices))
+            if not index and not path and not attributes:
+                return None
+            build_id = ""
+            for key, prefix in (
+                ("process.executable.build_id.gnu", ""),
+                ("pilotlight.build_id", ""),
+                ("process.executable.build_id.go", "go:"),
+                ("process.executable.build_id.htlhash", "htlhash:"),
+            ):
+                if key in attributes:
+                    build_id = prefix + foreign.text(attributes[key])
+                    break
+            binary = self._binaries[index] = Binary(path, build_id)
+        return binary
+
+    def _attributes_of(self, indices: tuple[int, ...]) -> dict[str, foreign.Value]:
+        found = self._attributes.get(indices)
+        if found is None:
+            found = {}
+            for index in indices:
+                attribute = self._at(self._dictionary.attribute_table, index, "attribute")
+                value = self._any(attribute.value)
+                if value is not None:
+                    found[self._string(attribute.key_strindex)] = value
+            self._attributes[indices] = found
+        return found
+
+    def _key_values(self, attributes: Iterable[KeyValue]) -> dict[str, foreign.Value]:
+        found = {}
+        for attribute in attributes:
+            value = self._any(attribute.value)
+            if value is not None:
+                found[attribute.key or self._string(attribute.key_strindex)] = value
+        return found
+
+    def _any(self, value: AnyValue) -> foreign.Value | None:
+        """A scalar; None for what is unset, bytes, a list or a map."""
+        match value.WhichOneof("value"):
+            case "string_value":
+                return value.string_value
+            case "string_value_strindex":
+                return self._string(value.string_value_strindex)
+            case "int_value":
+                return value.int_value
+            case "bool_value":
+                return value.bool_value
+            case "double_value":
+                return value.double_value
+        return None
+
+    def _string(self, index: int) -> str:
+        table = self._dictionary.string_table
+        return self._at(table, index, "string") if index or table else ""
+
+    def _at(self, table: Sequence[Entry], index: int, what: str) -> Entry:
+        if not 0 <= index < len(table):
+            raise ValueError(f"the OTLP body refers to {what} {index}, but its {what} table has {len(table):,} entries")
+        return table[index]
+
+
+def _listed(
+    attributes: Mapping[str, foreign.Value], key: str, length: int, of: Callable[[str], Word]
+) -> list[Word | None] | None:
+    """The words of an attribute that says something of each line of a location; "" says nothing."""
+    value = attributes.get(key)
+    if value is None:
+        return None
+    words = str(value).split(",")
+    try:
+        listed = [of(word) if word else None for word in words]
+    except ValueError as error:
+        raise ValueError(f"the OTLP attribute {key} holds an unknown word: {error}") from error
+    if len(listed) != length:
+        raise ValueError(f"the OTLP attribute {key} has {len(listed)} words for {length} lines")
+    return listed
+
+
+def _who(attributes: Mapping[str, foreign.Value]) -> tuple[int, str, str, str, str]:
+    """pid, process, thread, service and container of a sample."""
+    pid = attributes.get("process.pid", 0)
+    if not isinstance(pid, int) or not 0 <= pid <= _MAX_PID:
+        raise ValueError(f"the OTLP attribute process.pid has to be a number from 0 to {_MAX_PID}")
+    process = foreign.process_name(attributes)
+    return (
+        int(pid),
+        process,
+        foreign.text(attributes.get("thread.name", process)),
+        foreign.text(attributes.get("service.name", "")),
+        foreign.text(attributes.get("container.id", "")),
+    )
+
+
+def _identity(attributes: Mapping[str, foreign.Value]) -> PushIdentity | None:
+    agent = attributes.get("pilotlight.push.agent")
+    epoch = attributes.get("pilotlight.push.epoch")
+    sequence = attributes.get("pilotlight.push.sequence")
+    if agent is None and epoch is None and sequence is None:
+        return None
+    if not isinstance(agent, str) or not isinstance(epoch, int) or not isinstance(sequence, int):
+        raise ValueError("a push needs pilotlight.push.agent, .epoch and .sequence: a string and two whole numbers")
+    return PushIdentity(agent, epoch, sequence)
+
+
+def _accounting_group(key: str) -> tuple[str, str]:
+    """Which part of the accounting an attribute belongs to ("" for none), and its name there."""
+    for group, prefix in (
+        ("lost", "pilotlight.accounting.lost."),
+        ("unknown", "pilotlight.accounting.frames_unknown."),
+    ):
+        if key.startswith(prefix):
+            return group, key.removeprefix(prefix)
+    name = key.removeprefix("pilotlight.accounting.")
+    if name != key and name in TICKS:
+        return "ticks", name
+    name = key.removeprefix("pilotlight.cost.")
+    if name != key and name in COSTS:
+        return "cost", name
+    return "", ""
+
+
+def _accounting_of(samples: Iterable[Sample], total: int) -> Accounting:
+    """The accounting of a profiler that sent none: what came is all that there was."""
+    counts: dict[int, int] = {}
+    stacks = {}
+    for sample in samples:
+        stacks[id(sample.stack)] = sample.stack
+        counts[id(sample.stack)] = counts.get(id(sample.stack), 0) + sample.count
+    named = 0
+    unknown: dict[str, int] = {}
+    for key, stack in stacks.items():
+        for location in stack:
+            for frame in location.frames:
+                if frame.kind is Kind.UNKNOWN:
+                    reason = str(frame.reason or Reason.NO_SYMBOLS)
+                    unknown[reason] = unknown.get(reason, 0) + counts[key]
+                else:
+                    named += counts[key]
+    return Accounting(expected=total, ticks=total, sampled=total, frames_named=named, frames_unknown=unknown)

@@ -1,0 +1,76 @@
+"""speedscope's JSON, https://www.speedscope.app/file-format-schema.json, opened at speedscope.app.
+
+One sampled profile whose weights are samples. Its stacks are sorted from the root on, so that the
+time-ordered view shows one picture too. The schema allows further fields: `pilotlight` at the top
+holds host, event, hz, window, labels and accounting, which speedscope leaves alone.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Final
+
+from profiler.formats.json import accounting_object
+from profiler.model import Profile, stack_table
+
+_SCHEMA: Final = "https://www.speedscope.app/file-format-schema.json"
+
+
+def write_speedscope(profile: Profile) -> bytes:
+    """The profile's stacks as ASCII JSON, equal ones merged."""
+    table = stack_table(profile)
+    frames = []
+    for frame, binary in zip(table.frames, table.binaries, strict=True):
+        described: dict[str, str | int] = {"name": frame.function}
+        if frame.file or binary:
+            described["file"] = frame.file or binary
+        if frame.file and frame.line:
+            described["line"] = frame.line
+        frames.append(described)
+    names = [(frame.function, number) for number, frame in enumerate(table.frames)]
+    place = {number: at for at, (_, number) in enumerate(sorted(names))}
+    index = table.index.tolist()
+    offsets = table.offsets.tolist()
+    totals: dict[tuple[int, ...], int] = {}
+    for start, end, count in zip(offsets[:-1], offsets[1:], table.counts.tolist(), strict=True):
+        stack = tuple(index[start:end])
+        totals[stack] = totals.get(stack, 0) + count
+    stacks = sorted(totals, key=lambda stack: [place[frame] for frame in stack])
+    name = f"{profile.host} {profile.event} {_time(profile.window.start_ns)}"
+    return json.dumps(
+        {
+            "$schema": _SCHEMA,
+            "exporter": "pilotlight",
+            "name": name,
+            "activeProfileIndex": 0,
+            "shared": {"frames": frames},
+            "profiles": [
+                {
+                    "type": "sampled",
+                    "name": name,
+                    "unit": "none",
+                    "startValue": 0,
+                    "endValue": sum(totals.values()),
+                    "samples": stacks,
+                    "weights": [totals[stack] for stack in stacks],
+                }
+            ],
+            "pilotlight": {
+                "host": profile.host,
+                "event": profile.event,
+                "hz": profile.hz,
+                "window": (profile.window.start_ns, profile.window.end_ns),
+                "labels": dict(profile.labels),
+                "accounting": accounting_object(profile.accounting),
+            },
+        },
+        separators=(",", ":"),
+    ).encode()
+
+
+def _time(nanoseconds: int) -> str:
+    try:
+        return datetime.fromtimestamp(nanoseconds // 10**9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (OverflowError, ValueError):
+        return f"{nanoseconds} ns"

@@ -1,0 +1,99 @@
+"""Kernel addresses → Locations."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from symbolizer.demangle import function_names
+from symbolizer.kallsyms import HiddenError, KernelSymbols, read_kallsyms
+from symbolizer.types import Binary, Frame, Kind, Location, Reason
+from symbolizer.unknown import unknown
+
+MAX_LOCATIONS = 50_000
+RETRY_SECONDS = 5.0
+HIDDEN_RETRY_SECONDS = 60.0
+STALE_SECONDS = 600.0
+
+
+class Kernel:
+    """The kernel's code, named by one table that is read again when it proves out of date.
+
+    That is: when an address is in none of its symbols, and when one of a module or BPF program is
+    asked for that the table may be too old for; never more often than every RETRY_SECONDS.
+    """
+
+    def __init__(self, proc: str = "/proc", sys: str = "/sys") -> None:
+        self._proc = proc
+        self._sys = sys
+        self._symbols: KernelSymbols | None = None
+        self._unknown: Frame | None = None
+        self._read_at = float("-inf")
+        self._locations: dict[int, Location] = {}
+
+    def locations(self, addresses: Sequence[int]) -> list[Location]:
+        """One Location for each absolute address."""
+        known = self._locations
+        if missing := {address for address in addresses if address not in known}:
+            self._name(missing, set(addresses))
+            known = self._locations
+        return [known[address] for address in addresses]
+
+    def _name(self, missing: set[int], asked: set[int]) -> None:
+        age = time.monotonic() - self._read_at
+        found = self._find(missing)
+        if self._symbols is None:
+            due = age > HIDDEN_RETRY_SECONDS
+        else:
+            due = age > STALE_SECONDS or (age > RETRY_SECONDS and None in found.values())
+        if due:
+            self._read()
+            missing = {address for address in asked if address not in self._locations}
+            found = self._find(missing)
+        if len(self._locations) + len(missing) > MAX_LOCATIONS:
+            self._locations = {}
+            found = self._find(asked)
+        self._locations.update(self._located(found))
+
+    def _find(self, addresses: Iterable[int]) -> dict[int, int | None]:
+        ordered = sorted(addresses)
+        if self._symbols is None:
+            return dict.fromkeys(ordered)
+        found = self._symbols.table.find(np.array(ordered, np.uint64))
+        return {address: i if i >= 0 else None for address, i in zip(ordered, found, strict=True)}
+
+    def _read(self) -> None:
+        self._read_at = time.monotonic()
+        try:
+            self._symbols = read_kallsyms(f"{self._proc}/kallsyms", self._sys)
+        except HiddenError:
+            self._unknown = unknown(Reason.KPTR_RESTRICT)
+        except OSError as error:
+            refused = error.errno in (errno.EACCES, errno.EPERM)
+            detail = "permission denied for kallsyms" if refused else "no kallsyms"
+            self._unknown = unknown(Reason.UNREADABLE_FILE, "kernel", detail)
+        # The kernel's own code stays where it is; modules, programs and what had no name may not.
+        self._locations = {a: x for a, x in self._locations.items() if x.frames[0].kind is Kind.KERNEL}
+
+    def _located(self, found: dict[int, int | None]) -> dict[int, Location]:
+        symbols = self._symbols
+        if symbols is None:
+            nameless = (self._unknown or unknown(Reason.KPTR_RESTRICT),)
+            return {address: Location(address, Binary("[kernel]"), nameless) for address in found}
+        nameless = (unknown(Reason.OUTSIDE_SYMBOLS, "kernel"),)
+        frames: dict[int, tuple[Frame, ...]] = {}
+        located = {}
+        for address, i in found.items():
+            if i is None:
+                located[address] = Location(address, symbols.owners[0].binary, nameless)
+                continue
+            owner = symbols.owner_of(i)
+            if i not in frames:
+                function, system = function_names(symbols.name(i))
+                frames[i] = (Frame(function, owner.kind, system),)
+            located[address] = Location(address - owner.base, owner.binary, frames[i])
+        symbols.table.strings.close()
+        return located

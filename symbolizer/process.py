@@ -1,0 +1,79 @@
+"""What the symbolizer asks of one process: its root directory, its user, its pid as it sees it itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+
+from symbolizer.files import open_root
+
+
+class Process:
+    """A process for the length of one question, which may be over already, with its relatives.
+
+    Opens nothing before it is needed, each thing once, and closes all at the end of a `with` block.
+    """
+
+    def __init__(self, pid: int, relatives: Sequence[int] = (), proc: str = "/proc") -> None:
+        self.pid = pid
+        self.proc = proc
+        self._relatives = relatives
+        self._roots: dict[str, int | None] = {}
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for root in self._roots.values():
+            if root is not None:
+                os.close(root)
+        self._roots.clear()
+
+    @property
+    def alive(self) -> bool:
+        """False also for a zombie, which has no memory any more and so nothing left to ask."""
+        try:
+            os.readlink(f"{self.proc}/{self.pid}/exe")
+        except PermissionError:
+            return True
+        except OSError:
+            return False
+        return True
+
+    def own_root(self) -> int | None:
+        """A descriptor of the process's root directory, or None where it is gone or refused."""
+        return self._root(f"{self.proc}/{self.pid}/root")
+
+    def other_roots(self) -> Iterator[tuple[int | None, int]]:
+        """(pid or None for the host itself, root) of whoever may see the same files, likeliest first."""
+        for pid in self._relatives:
+            root = self._root(f"{self.proc}/{pid}/root")
+            if root is not None:
+                yield pid, root
+        host = self._root(f"{self.proc}/1/root")
+        if host is None:
+            host = self._root("/")
+        if host is not None:
+            yield None, host
+
+    def _root(self, path: str) -> int | None:
+        if path not in self._roots:
+            try:
+                self._roots[path] = open_root(path)
+            except OSError:
+                self._roots[path] = None
+        return self._roots[path]
+
+
+def inner_pid_and_users(pid: int, proc: str = "/proc") -> tuple[int, frozenset[int]]:
+    """(pid in the process's own pid namespace, its user ids); (pid, none) where it is gone."""
+    try:
+        with open(f"{proc}/{pid}/status", encoding="utf-8", errors="replace") as file:
+            status = {key: value.split() for key, _, value in (line.partition(":") for line in file)}
+    except OSError:
+        return pid, frozenset()
+    inner = status.get("NSpid") or [str(pid)]
+    return int(inner[-1]), frozenset(map(int, status.get("Uid", [])))

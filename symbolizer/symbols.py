@@ -1,0 +1,154 @@
+"""Sorted tables of symbols, small in memory: names stay packed until somebody asks for one."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+_BLOCK = 1 << 16
+_MAX_NAME_BYTES = 1 << 17
+_MAX_STEPS_BACK = 256
+_MAX_ALIASES = 64
+
+
+class PackedStrings:
+    """A string table of NUL- or newline-ended names, held compressed in blocks of 64 KB."""
+
+    def __init__(self, chunks: Iterable[bytes], terminator: bytes = b"\0") -> None:
+        """`chunks` are the table's bytes in order, in pieces of any size."""
+        self._terminator = terminator
+        self._blocks: list[bytes] = []
+        self._open: tuple[int, bytes] = (-1, b"")
+        rest = b""
+        for chunk in chunks:
+            rest += chunk
+            whole = len(rest) - len(rest) % _BLOCK
+            for at in range(0, whole, _BLOCK):
+                self._blocks.append(zlib.compress(rest[at : at + _BLOCK], 1))
+            rest = rest[whole:]
+        if rest:
+            self._blocks.append(zlib.compress(rest, 1))
+        self.nbytes = sum(map(len, self._blocks))
+
+    def at(self, offset: int) -> bytes:
+        """The name that starts at `offset`, at most 128 KB of it; b"" where the table has ended."""
+        found = b""
+        block, offset = divmod(offset, _BLOCK)
+        while block < len(self._blocks) and len(found) < _MAX_NAME_BYTES:
+            data = self._unpacked(block)
+            end = data.find(self._terminator, offset)
+            if end >= 0:
+                return found + data[offset:end]
+            found += data[offset:]
+            block, offset = block + 1, 0
+        return found
+
+    def _unpacked(self, block: int) -> bytes:
+        if self._open[0] != block:
+            self._open = (block, zlib.decompress(self._blocks[block]))
+        return self._open[1]
+
+    def close(self) -> None:
+        """Forgets the block that is unpacked at the moment."""
+        self._open = (-1, b"")
+
+
+class SymbolTable:
+    """Symbols [start, end) sorted by start, then by end descending, so that inner ones come last.
+
+    All arrays have the same length: `start` and `end` uint64 addresses, `name` uint32 offsets in
+    `strings`, `rank` uint8, lower is better among symbols of the same range.
+    """
+
+    def __init__(
+        self,
+        start: NDArray[np.uint64],
+        end: NDArray[np.uint64],
+        name: NDArray[np.uint32],
+        rank: NDArray[np.uint8],
+        strings: PackedStrings,
+    ) -> None:
+        self.start, self.end, self.name, self.rank, self.strings = start, end, name, rank, strings
+        self._furthest = np.maximum.accumulate(end)
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    @property
+    def nbytes(self) -> int:
+        arrays = (self.start, self.end, self.name, self.rank, self._furthest)
+        return sum(array.nbytes for array in arrays) + self.strings.nbytes
+
+    def find(self, addresses: NDArray[np.uint64]) -> list[int]:
+        """For each address the number of the innermost symbol it lies in, or -1.
+
+        Of several symbols with the same range it is always the last one: see `best_name`.
+        """
+        if not len(self):
+            return [-1] * len(addresses)
+        last = np.searchsorted(self.start, addresses, "right").astype(np.int64) - 1
+        inside = (last >= 0) & (addresses < self.end[last])
+        found = np.where(inside, last, -1)
+        for i in np.flatnonzero(~inside & (last >= 0) & (addresses < self._furthest[last])).tolist():
+            found[i] = self._enclosing(int(last[i]), int(addresses[i]))
+        numbers: list[int] = found.tolist()
+        return numbers
+
+    def _enclosing(self, i: int, address: int) -> int:
+        for j in range(i - 1, max(i - _MAX_STEPS_BACK, -1), -1):
+            if address < self.end[j]:
+                return j
+            if address >= self._furthest[j]:
+                break
+        return -1
+
+    def best_name(self, i: int) -> bytes:
+        """The name of symbol `i`, chosen among all with its range.
+
+        The lowest rank wins, then the fewest leading underscores (`write`, not `__write`), then the
+        shortest, then the first by the alphabet: so the choice never changes.
+        """
+        first = i
+        while first and i - first < _MAX_ALIASES and self._same_range(first - 1, i):
+            first -= 1
+        if first == i:
+            return self.strings.at(int(self.name[i]))
+        best = int(self.rank[first : i + 1].min())
+        names = [self.strings.at(int(self.name[j])) for j in range(first, i + 1) if int(self.rank[j]) == best]
+        return min(names, key=lambda name: (len(name) - len(name.lstrip(b"_")), len(name), name))
+
+    def _same_range(self, i: int, j: int) -> bool:
+        return bool(self.start[i] == self.start[j] and self.end[i] == self.end[j])
+
+
+def symbol_table(
+    start: NDArray[np.uint64],
+    end: NDArray[np.uint64],
+    name: NDArray[np.uint32],
+    rank: NDArray[np.uint8],
+    limit: NDArray[np.uint64],
+    strings: PackedStrings,
+) -> SymbolTable:
+    """A table from symbols in any order; those with end == start have no size of their own.
+
+    A symbol without size that lies within a sized one is a label, not a function, and is left out;
+    any other reaches to the next symbol, at most to its `limit` (the end of its section).
+    """
+    order = np.lexsort((~end, start))
+    start, end, name, rank, limit = start[order], end[order], name[order], rank[order], limit[order]
+    if len(start):
+        sized = end > start
+        # Entry i: how far the sized symbols before it and with the same start reach.
+        reach = np.maximum.accumulate(np.where(sized, end, 0))
+        keep = sized | (reach <= start)
+        start, end, name, rank = start[keep], end[keep], name[keep], rank[keep]
+        limit, sized = limit[keep], sized[keep]
+        following = np.searchsorted(start, start, "right")
+        ceiling = np.append(start, np.uint64(2**64 - 1))[following]
+        end = np.where(sized, end, np.minimum(ceiling, np.maximum(limit, start)))
+        real = end > start
+        start, end, name, rank = start[real], end[real], name[real], rank[real]
+    return SymbolTable(start, end, name, rank, strings)

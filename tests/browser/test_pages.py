@@ -1,0 +1,138 @@
+"""The pages in real Chromium, against a server with real data: no complaints, and the picture is alive."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from profiler.formats.otlp import PushIdentity, write_otlp
+from profiler.model import Accounting, Profile, Sample, Window
+from symbolizer.types import Binary, Frame, Kind, Location
+
+CHECKOUT = Path(__file__).parent.parent.parent
+PROGRAM = """
+import sys
+from web.app import ServerOptions, serve
+options = ServerOptions(sys.argv[1], port=0, commit_seconds=0)
+sys.exit(serve(options, ready=lambda url: print(url, flush=True)))
+"""
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+def profile(start: int, host: str) -> Profile:
+    def location(number: int, name: str, kind: Kind = Kind.NATIVE) -> Location:
+        return Location(number, Binary(f"/usr/bin/{kind}"), (Frame(name, kind),))
+
+    main, parse, evil = location(1, "main"), location(2, "parse_request"), location(3, HOSTILE)
+    read = location(4, "vfs_read", Kind.KERNEL)
+    samples = (
+        Sample((parse, main), 10, "nginx", "nginx", 60),
+        Sample((read, parse, main), 10, "nginx", "worker", 30),
+        Sample((evil, main), 11, HOSTILE, HOSTILE, 10),
+    )
+    window = Window(start * 10**9, (start + 10) * 10**9)
+    return Profile(host, "cpu-clock", 99, window, samples, Accounting(1980, 1100, 1000, 0, 100, {}, 240))
+
+
+def push(url: str, made: Profile, sequence: int) -> None:
+    answer = httpx.post(
+        url + "v1development/profiles",
+        content=write_otlp(made, PushIdentity(f"agent {made.host}", 1, sequence)),
+        headers={"content-type": "application/x-protobuf"},
+        timeout=30,
+    )
+    assert answer.status_code == 200
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    store = f"chdb://{tmp_path_factory.mktemp('pages')}/store"
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, store], stdout=subprocess.PIPE, text=True, cwd=CHECKOUT
+    )
+    assert process.stdout is not None
+    url = process.stdout.readline().strip()
+    assert url
+    now = int(time.time()) // 10 * 10
+    for sequence in range(12):
+        for host in ("web-1", HOSTILE):
+            push(url, profile(now - 10 * (12 - sequence), host), sequence)
+    yield url
+    process.terminate()
+    assert process.wait(60) == 0
+
+
+def test_from_the_hosts_to_a_living_picture(server: str, page: Page) -> None:
+    page.goto(server)
+    row = page.get_by_role("row").filter(has_text="web-1")
+    expect(row).to_contain_text("1,200")
+    expect(page.get_by_role("row").filter(has_text=HOSTILE)).to_be_visible()
+    row.get_by_role("link", name="Flame graph").click()
+    expect(page).to_have_url(f"{server}flamegraph?from=now-15m&host=web-1&event=cpu-clock")
+    expect(page.locator(".summary")).to_contain_text("1,200 samples")
+    picture = page.frame_locator("object")
+    expect(picture.locator("svg").first).to_be_visible()
+    frame = picture.get_by_text("parse_request", exact=True).first
+    frame.hover()
+    expect(picture.locator("#fg-details-name")).to_contain_text("parse_request (720 samples")
+    frame.click()
+    expect(picture.get_by_text("parse_request", exact=True).first).to_be_visible()
+
+
+def test_a_click_on_a_process_shows_it_alone(server: str, page: Page) -> None:
+    page.goto(f"{server}flamegraph?host=web-1")
+    page.get_by_role("link", name="worker").click()
+    expect(page.locator(".summary")).to_contain_text("360 samples")
+    expect(page.get_by_label("Process or thread")).to_have_value("worker")
+    page.get_by_role("link", name="worker").click()
+    expect(page.locator(".summary")).to_contain_text("1,200 samples")
+
+
+def test_the_form_asks_for_what_is_in_it(server: str, page: Page) -> None:
+    page.goto(f"{server}flamegraph")
+    page.get_by_label("And").fill("process=nginx")
+    page.get_by_label("Host").select_option("web-1")  # submits
+    expect(page.locator(".chips")).to_contain_text("process=nginx")
+    expect(page.locator(".summary")).to_contain_text("1,080 samples")
+    page.get_by_label("And").fill("thread=worker")
+    page.get_by_role("button", name="Show").click()
+    expect(page.locator(".chips a")).to_have_count(2)
+    expect(page.locator(".summary")).to_contain_text("360 samples")
+    page.locator(".chips a").first.click()
+    expect(page.locator(".chips a")).to_have_count(1)
+
+
+def test_a_hostile_name_is_text_on_every_page(server: str, page: Page) -> None:
+    for path in ("", "flamegraph", f"flamegraph?comm={HOSTILE}", f"hosts/{HOSTILE}", "docs"):
+        page.goto(server + path)
+        expect(page.locator("main img")).to_have_count(0)
+    page.goto(f"{server}flamegraph?comm={HOSTILE}")
+    expect(page.frame_locator("object").get_by_text(HOSTILE).first).to_be_visible()
+
+
+def test_the_hosts_refresh_without_a_reload(server: str, page: Page) -> None:
+    page.goto(server)
+    page.evaluate("window.stayed = true")
+    push(server, profile(int(time.time()) // 10 * 10, "late-comer"), 0)
+    expect(page.get_by_role("row").filter(has_text="late-comer")).to_be_visible(timeout=20_000)
+    assert page.evaluate("window.stayed") is True
+
+
+def test_everything_can_be_read_without_scripts(server: str, browser: Browser) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(server)
+    page.get_by_role("row").filter(has_text="web-1").get_by_role("link", name="Flame graph").click()
+    expect(page.locator(".summary")).to_contain_text("1,200 samples")
+    expect(page.frame_locator("object").get_by_text("parse_request").first).to_be_visible()
+    page.get_by_label("Process or thread").fill("worker")
+    page.get_by_role("button", name="Show").click()
+    expect(page.locator(".summary")).to_contain_text("360 samples")
+    context.close()

@@ -1,0 +1,241 @@
+"""ELF files: segments, symbols and build ids, of real linkers and of damaged files."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from symbolizer.elf import Elf, ElfError, build_id_of_notes, read_elf, virtual_addresses
+
+SOURCE = """
+int counter;
+__attribute__((noinline)) int inner(int x) { for (int i = 0; i < x; i++) counter += i; return counter; }
+static __attribute__((noinline, used)) int hidden(int x) { return inner(x) + 1; }
+int outer(int x) { return hidden(x) * 2; }
+extern int alias_b(int) __attribute__((alias("outer")));
+extern int __weak_name(int) __attribute__((weak, alias("outer")));
+__asm__(".text\\n.globl bare\\nbare: nop; nop; nop; nop; ret\\n.globl bare_end\\nbare_end: ret\\n");
+#ifndef SHARED
+int main(int argc, char **argv) { return outer(argc); }
+#endif
+"""
+LINKS = {
+    "pie": ["-fPIE", "-pie"],
+    "exec": ["-fno-pie", "-no-pie"],
+    "static": ["-fno-pie", "-no-pie", "-static"],
+    "moved": ["-fno-pie", "-no-pie", "-Wl,-Ttext-segment=0x10000000"],
+    "shared": ["-DSHARED", "-fPIC", "-shared"],
+    "prelinked": ["-DSHARED", "-fPIC", "-shared", "-Wl,-Ttext-segment=0x3000000000"],
+    "split": ["-fPIE", "-pie", "-Wl,-z,separate-code"],
+    "joined": ["-fPIE", "-pie", "-Wl,-z,noseparate-code"],
+}
+
+
+def reader(data: bytes) -> Callable[[int, int], bytes]:
+    return lambda offset, size: data[offset : offset + size]
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    if not shutil.which("gcc"):
+        pytest.skip("needs a C compiler")
+    folder = tmp_path_factory.mktemp("elf")
+
+    def build(name: str, *options: str) -> Path:
+        source, output = folder / "source.c", folder / name
+        source.write_text(SOURCE)
+        if not output.exists():
+            subprocess.run(["gcc", "-O1", "-o", output, source, "-Wl,--build-id=sha1", *options], check=True)
+        return output
+
+    return build
+
+
+def _nm(path: Path | str, *options: str) -> list[tuple[int, int, str]]:
+    """(start, size, name) of every defined symbol with a size in a code section, as nm tells them."""
+    out = subprocess.run(["nm", "-S", "--defined-only", *options, path], capture_output=True, text=True, check=True)
+    found = []
+    for line in out.stdout.splitlines():
+        fields = line.split()
+        if len(fields) == 4 and fields[2] in "tTwWi":
+            found.append((int(fields[0], 16), int(fields[1], 16), fields[3].split("@")[0]))
+    return found
+
+
+def _check_against_nm(path: Path | str, *options: str, seed: int = 7) -> int:
+    data = Path(path).read_bytes()
+    elf = read_elf(reader(data))
+    symbols = [symbol for symbol in _nm(path, *options) if symbol[1]]
+    sections = elf.sections[(elf.sections["flags"] & 4) != 0]
+    in_text = [s for s in symbols if any(x["addr"] <= s[0] < x["addr"] + x["size"] for x in sections)]
+    chosen = random.Random(seed)
+    picked = [(s[0] + chosen.randrange(s[1]), s) for s in chosen.choices(in_text, k=2000)]
+    table = elf.symbols()
+    found = table.find(np.array([address for address, _ in picked], np.uint64))
+    for (address, symbol), i in zip(picked, found, strict=True):
+        assert i >= 0, symbol
+        name = table.best_name(i).decode().split("@")[0]
+        holding = {s[2]: s for s in in_text if s[0] <= address < s[0] + s[1]} if symbol[2] != name else {name: symbol}
+        assert name in holding
+    return len(in_text)
+
+
+@pytest.mark.parametrize("kind", LINKS)
+def test_symbols_are_those_that_nm_tells(kind: str, build: Callable[..., Path]) -> None:
+    assert _check_against_nm(build(kind, *LINKS[kind])) >= 3
+
+
+@pytest.mark.parametrize("kind", LINKS)
+def test_file_offsets_lead_to_the_addresses_that_readelf_tells(kind: str, build: Callable[..., Path]) -> None:
+    path = build(kind, *LINKS[kind])
+    out = subprocess.run(["readelf", "-lW", path], capture_output=True, text=True, check=True).stdout
+    loads = re.findall(r"LOAD\s+0x(\w+) 0x(\w+) 0x\w+ 0x(\w+) 0x\w+ (...)", out)
+    elf = read_elf(reader(path.read_bytes()))
+    executable = [[int(x, 16) for x in load[:3]] for load in loads if "E" in load[3]]
+    assert executable
+    for offset, address, size in executable:
+        for step in (0, size // 2, size - 1):
+            assert virtual_addresses(elf.loads, np.array([offset + step], np.uint64)).tolist() == [address + step]
+
+
+@pytest.mark.parametrize("path", ["/lib/x86_64-linux-gnu/libc.so.6", "/usr/bin/python3"])
+def test_stripped_system_files_are_named_by_their_dynamic_symbols(path: str) -> None:
+    if not os.path.exists(path):
+        pytest.skip(f"no {path}")
+    assert _check_against_nm(path, "-D") > 500
+
+
+def test_build_id_is_the_one_readelf_tells(build: Callable[..., Path]) -> None:
+    path = build("pie", *LINKS["pie"])
+    out = subprocess.run(["readelf", "-n", path], capture_output=True, text=True, check=True).stdout
+    assert read_elf(reader(path.read_bytes())).build_id() == out.split("Build ID: ")[1].split()[0]
+
+
+def test_a_file_without_build_id_is_known_by_its_content(build: Callable[..., Path]) -> None:
+    data = build("noid", *LINKS["pie"], "-Wl,--build-id=none").read_bytes()
+    elf = read_elf(reader(data))
+    assert elf.build_id() == ""
+    assert elf.content_id(len(data)).startswith("content:")
+    assert elf.content_id(len(data)) == read_elf(reader(data)).content_id(len(data))
+    changed = bytearray(data)
+    changed[len(data) // 2] ^= 1
+    assert read_elf(reader(bytes(changed))).content_id(len(data)) != elf.content_id(len(data))
+    longer = read_elf(reader(data + b"\0"))
+    assert longer.content_id(len(data) + 1) != elf.content_id(len(data))
+
+
+def test_content_id_reads_little_of_a_large_file() -> None:
+    asked: list[int] = []
+
+    def read(offset: int, size: int) -> bytes:
+        asked.append(size)
+        return bytes(size)
+
+    elf = Elf(read, "<", 2, 62, np.empty(0), np.empty(0))
+    elf.content_id(1 << 40)
+    assert sum(asked) <= 4 << 20
+
+
+def test_aliases_resolve_to_the_strongest_then_plainest_name(build: Callable[..., Path]) -> None:
+    elf = read_elf(reader(build("exec", *LINKS["exec"]).read_bytes()))
+    table = elf.symbols()
+    start = next(s for s, _, name in _nm(build("exec", *LINKS["exec"])) if name == "outer")
+    i = table.find(np.array([start], np.uint64))[0]
+    assert table.best_name(i) == b"outer"
+
+
+def test_assembler_symbols_without_size_reach_to_the_next(build: Callable[..., Path]) -> None:
+    path = build("exec", *LINKS["exec"])
+    out = subprocess.run(["nm", path], capture_output=True, text=True, check=True).stdout
+    start = int(next(line.split()[0] for line in out.splitlines() if line.endswith(" bare")), 16)
+    table = read_elf(reader(path.read_bytes())).symbols()
+    found = table.find(np.array([start, start + 4, start + 5], np.uint64))
+    assert [table.best_name(i) for i in found] == [b"bare", b"bare", b"bare_end"]
+
+
+def test_a_stripped_static_file_has_no_symbols_and_no_error(build: Callable[..., Path]) -> None:
+    path = build("bare-static", *LINKS["static"], "-s")
+    assert len(read_elf(reader(path.read_bytes())).symbols()) == 0
+
+
+def _everything(data: bytes) -> None:
+    try:
+        elf = read_elf(reader(data))
+        elf.build_id()
+        virtual_addresses(elf.loads, np.array([0, 4096], np.uint64))
+        table = elf.symbols()
+        table.find(np.array([0, 4096, 2**64 - 1], np.uint64))
+        for i in range(min(len(table), 5)):
+            table.best_name(i)
+    except ElfError:
+        pass
+
+
+def _small(build: Callable[..., Path]) -> bytes:
+    return build("tiny", "-DSHARED", "-fPIC", "-shared", "-nostdlib", "-Wl,-z,noseparate-code").read_bytes()
+
+
+def test_an_elf_file_cut_at_any_byte_raises_only_elf_error(build: Callable[..., Path]) -> None:
+    data = _small(build)
+    for size in range(len(data)):
+        _everything(data[:size])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_an_elf_file_with_any_bytes_changed_raises_only_elf_error(
+    build: Callable[..., Path], data: st.DataObject
+) -> None:
+    image = bytearray(_small(build))
+    for _ in range(data.draw(st.integers(1, 8))):
+        # Half of the changes go where the headers are: the first KB and the section headers at the end.
+        place = data.draw(st.one_of(st.integers(0, 1023), st.integers(len(image) - 2048, len(image) - 8)))
+        image[place : place + 8] = data.draw(st.sampled_from([b"\xff" * 8, bytes(8), b"\x7f" * 8, os.urandom(8)]))
+    _everything(bytes(image))
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\x7f", b"\x7fELF", b"#!/bin/sh\n", b"MZ" + bytes(100), b"\x7fELF" + b"\xff" * 100]
+)
+def test_what_is_no_elf_file_says_so(data: bytes) -> None:
+    with pytest.raises(ElfError, match="it is not an ELF file|its ELF header"):
+        read_elf(reader(data))
+
+
+def test_a_file_that_claims_gigabytes_of_symbols_is_refused_before_they_are_read(build: Callable[..., Path]) -> None:
+    image = bytearray(_small(build))
+    elf = read_elf(reader(bytes(image)))
+    shoff = int.from_bytes(image[40:48], "little")
+    for i, section in enumerate(elf.sections):
+        if section["type"] == 2:
+            image[shoff + 64 * i + 32 : shoff + 64 * i + 40] = (24 << 40).to_bytes(8, "little")
+    with pytest.raises(ElfError, match="more than"):
+        read_elf(reader(bytes(image))).symbols()
+
+
+@given(st.binary(max_size=200), st.sampled_from([0, 1, 4, 8, 2**40]))
+def test_notes_of_any_bytes_give_an_id_or_none(notes: bytes, align: int) -> None:
+    assert re.fullmatch(r"([0-9a-f]{2}){0,20}", build_id_of_notes(notes, "<", align))
+
+
+def test_thirty_two_bit_files_are_read_too(tmp_path: Path) -> None:
+    source = tmp_path / "a.s"
+    source.write_text(".text\n.globl small\n.type small,@function\nsmall: nop\n ret\n.size small, .-small\n")
+    made = subprocess.run(["as", "--32", source, "-o", tmp_path / "a.o"], capture_output=True)
+    linked = subprocess.run(["ld", "-m", "elf_i386", "-e", "small", tmp_path / "a.o", "-o", tmp_path / "a"])
+    if made.returncode or linked.returncode:
+        pytest.skip("binutils without i386")
+    elf = read_elf(reader((tmp_path / "a").read_bytes()))
+    table = elf.symbols()
+    entry = int(next(s["addr"] for s in elf.sections if s["flags"] & 4))
+    assert table.best_name(table.find(np.array([entry + 1], np.uint64))[0]) == b"small"

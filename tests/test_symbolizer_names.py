@@ -1,0 +1,164 @@
+"""Names made fit to show, and mangled names made readable."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from symbolizer.demangle import function_names
+from symbolizer.itanium import demangle_cpp
+from symbolizer.names import MAX_NAME, clean_name
+from symbolizer.rust import demangle_rust
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        (b"plain_name", "plain_name"),
+        (b"a\x1b[31mred\nnext\ttab\0", r"a\x1b[31mred\x0anext\x09tab\x00"),
+        ("evil\u202egnp.exe", r"evil\u202egnp.exe"),
+        ("zero\u200bwidth", r"zero\u200bwidth"),
+        ("tag\U000e0041", r"tag\U000e0041"),
+        (b"\xff\xfe", r"\xff\xfe"),
+        ("byte\udcff", r"byte\xff"),
+        ("Grüße→世界", "Grüße→世界"),
+        (b"a;b <script>", "a;b <script>"),
+        (b"", ""),
+    ],
+)
+def test_what_cannot_be_seen_is_made_visible_and_all_else_is_kept(name: bytes | str, shown: str) -> None:
+    assert clean_name(name) == shown
+
+
+def test_a_name_of_100_kb_is_cut_and_says_so() -> None:
+    for name in (b"x" * 100_000, "ü" * 100_000, b"\xff" * 100_000, "\n" * 100_000):
+        shown = clean_name(name)
+        assert len(shown) == MAX_NAME
+        assert shown.endswith("…")
+
+
+@given(st.binary(max_size=400) | st.text(max_size=400))
+def test_every_clean_name_is_printable_bounded_and_stays_as_it_is(name: bytes | str) -> None:
+    shown = clean_name(name)
+    assert shown.isprintable()
+    assert len(shown) <= MAX_NAME
+    assert clean_name(shown) == shown
+    shown.encode("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("symbol", "names"),
+    [
+        (b"main", ("main", "")),
+        (b"malloc@@GLIBC_2.2.5", ("malloc", "")),
+        (b"memcpy@GLIBC_2.14", ("memcpy", "")),
+        (b"_Z3foov", ("foo()", "_Z3foov")),
+        (b"_Z3foov.cold", ("foo() [clone .cold]", "_Z3foov.cold")),
+        (b"_ZNSt6vectorIiSaIiEE9push_backERKi@@V1",
+         ("std::vector<int, std::allocator<int>>::push_back(int const&)", "_ZNSt6vectorIiSaIiEE9push_backERKi")),
+        (b"_Z3maxIiET_S0_S0_", ("max<int>(int, int)", "_Z3maxIiET_S0_S0_")),
+        (b"_ZN4core3fmt9Formatter9write_str17h1234567890abcdefE",
+         ("core::fmt::Formatter::write_str", "_ZN4core3fmt9Formatter9write_str17h1234567890abcdefE")),
+        (b"_ZN50_$LT$T$u20$as$u20$core..convert..Into$LT$U$GT$$GT$4into17h1234567890abcdefE.llvm.123",
+         ("<T as core::convert::Into<U>>::into",
+          "_ZN50_$LT$T$u20$as$u20$core..convert..Into$LT$U$GT$$GT$4into17h1234567890abcdefE.llvm.123")),
+        (b"_RNvNtCs43NoKGl62Ug_14rustc_demangle2v010basic_type",
+         ("rustc_demangle::v0::basic_type", "_RNvNtCs43NoKGl62Ug_14rustc_demangle2v010basic_type")),
+        (b"_Znot_a_mangled_name", ("_Znot_a_mangled_name", "")),
+        (b"_Z1\xff", (r"_Z1\xff", "")),
+    ],
+)  # fmt: skip
+def test_a_symbol_becomes_its_readable_name(symbol: bytes, names: tuple[str, str]) -> None:
+    assert function_names(symbol) == names
+
+
+def _system_symbols(path: str, *options: str) -> list[str]:
+    out = subprocess.run(["nm", *options, "--defined-only", path], capture_output=True, text=True, check=True)
+    names = {line.split()[-1].split("@")[0] for line in out.stdout.splitlines()}
+    return sorted(name for name in names if name.startswith("_Z"))
+
+
+def _comparable(name: str) -> str:
+    """c++filt writes "> >" and long names for std::string, and so does not say which symbol it read."""
+    for long, short in (
+        ("std::basic_string<char, std::char_traits<char>, std::allocator<char> >", "std::string"),
+        ("std::basic_ostream<char, std::char_traits<char> >", "std::ostream"),
+        ("std::basic_istream<char, std::char_traits<char> >", "std::istream"),
+        ("std::basic_iostream<char, std::char_traits<char> >", "std::iostream"),
+    ):
+        name = name.replace(long, short)
+    return re.sub(r" +(?=>)", "", name)
+
+
+@pytest.mark.skipif(not shutil.which("c++filt"), reason="needs binutils")
+def test_the_names_of_a_real_cpp_library_read_as_cppfilt_has_them() -> None:
+    symbols = _system_symbols("/usr/lib/x86_64-linux-gnu/libstdc++.so.6", "-D")
+    if len(symbols) < 1000:
+        pytest.skip("no libstdc++")
+    out = subprocess.run(["c++filt"], input="\n".join(symbols), capture_output=True, text=True, check=True)
+    ours = [demangle_cpp(symbol, return_type=True) for symbol in symbols]
+    assert ours.count(None) == 0
+    same = sum(
+        _comparable(our or "") == _comparable(their) for our, their in zip(ours, out.stdout.splitlines(), strict=True)
+    )
+    assert same / len(symbols) > 0.985
+
+
+def test_names_made_to_expand_without_end_stay_small_and_quick() -> None:
+    doubled = "".join(f"St4pairIS{i}_S{i}_E" for i in ["0", "1", *"23456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"])
+    deep = ["_Z1f" + "P" * 4000 + "i", "_Z1f" + "N1a" * 1000, "_Z1f" + "1aI" * 1000, "_RINvC1a1b" + "T" * 3000]
+    packs = "_Z1fIJ" + "i" * 3000 + "EEv" + "DpT_" * 200
+    digits = "_ZN" + "9" * 4000 + "a17h0123456789abcdefE"
+    started = time.process_time()
+    for symbol in ["_Z1fSt4pairIccE" + doubled, packs, digits, "_ZN1aIX" + "ng" * 1500 + "Li1EEE", *deep]:
+        function, _ = function_names(symbol.encode())
+        assert len(function) <= MAX_NAME
+    assert time.process_time() - started < 20  # an unbounded one would take years
+
+
+_PIECES = st.sampled_from(
+    [*"NEILXTSJFPRKOAMDZCtswvic0123_", "St", "Dp", "cl", "sr", "1a", "3foo", "S_", "T_", "Ul", "fp"]
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(_PIECES, max_size=60))
+def test_no_mangled_name_raises(pieces: list[str]) -> None:
+    text = "".join(pieces)
+    for symbol in ("_Z" + text, "_R" + text, "_ZN" + text + "17h0123456789abcdefE"):
+        demangle_cpp(symbol)
+        demangle_rust(symbol)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+def test_what_the_compiler_mangles_is_read_back(tmp_path: Path) -> None:
+    source = tmp_path / "names.cpp"
+    source.write_text(
+        """
+        namespace { struct Hidden { void run(int (*callback)(char const *), long const (&array)[3]); }; }
+        void Hidden::run(int (*)(char const *), long const (&)[3]) {}
+        struct Value { operator bool() const; Value &operator+=(Value const &); ~Value(); };
+        Value::operator bool() const { return true; }
+        Value &Value::operator+=(Value const &) { return *this; }
+        Value::~Value() {}
+        template <typename... T> void all(T const &...) {}
+        void call() { Hidden hidden; long three[3]; hidden.run(nullptr, three); all(1, 'c', 2.0); }
+        """
+    )
+    subprocess.run(["g++", "-c", "-O0", source, "-o", tmp_path / "names.o"], check=True)
+    names = {demangle_cpp(symbol) for symbol in _system_symbols(str(tmp_path / "names.o"))}
+    assert {
+        "(anonymous namespace)::Hidden::run(int (*)(char const*), long const (&) [3])",
+        "Value::operator bool() const",
+        "Value::operator+=(Value const&)",
+        "Value::~Value()",
+        "all<int, char, double>(int const&, char const&, double const&)",
+        "call()",
+    } <= names

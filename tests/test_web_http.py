@@ -1,0 +1,417 @@
+"""The server over HTTP: ingest, pages and their twins, the API, the login, and what it refuses."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import time
+import tracemalloc
+import xml.etree.ElementTree as ElementTree
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from backports import zstd
+from fastapi.testclient import TestClient
+from google.protobuf import json_format  # type: ignore[import-untyped]
+from opentelemetry.proto.collector.profiles.v1development.profiles_service_pb2 import (
+    ExportProfilesServiceRequest,
+    ExportProfilesServiceResponse,
+)
+
+from profiler.formats.json import read_json
+from profiler.formats.otlp import PushIdentity, write_otlp
+from profiler.formats.otlp_read import MAX_BODY
+from profiler.model import Accounting, Profile, Sample, Window
+from symbolizer.types import Binary, Frame, Kind, Location
+from web import auth, ingest, urls
+from web.app import ServerOptions, create_app
+from web.store.store import Store
+from web.store.writer import Busy, Writer
+
+INGEST = "/v1development/profiles"
+PROTOBUF = {"content-type": "application/x-protobuf"}
+START = int(time.time()) // 10 * 10 - 120
+TOKEN = "a token of some length"
+HOSTILE = "<script>alert('x')</script>\"&;\0"
+
+
+def profile(start: int = START, host: str = "web-1", comm: str = "nginx", count: int = 70) -> Profile:
+    hot = Location(16, Binary("/usr/bin/nginx", "ab"), (Frame("ngx_parse", Kind.NATIVE),))
+    kernel = Location(32, None, (Frame("vfs_read", Kind.KERNEL),))
+    samples = (Sample((hot,), 7, comm, comm, count), Sample((kernel, hot), 7, comm, comm, 30))
+    total = count + 30
+    accounting = Accounting(1980, total + 1000, 995, 0, total, {"counts map full": 5}, count + 60)
+    return Profile(host, "cpu-clock", 99, Window(start * 10**9, (start + 10) * 10**9), samples, accounting)
+
+
+def body(profile: Profile, sequence: int | None = None) -> bytes:
+    return write_otlp(profile, PushIdentity("agent", 1, sequence) if sequence is not None else None)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(f"chdb://{tmp_path}/store")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def client(store: Store) -> Iterator[TestClient]:
+    app = create_app(store, ServerOptions(store.url, commit_seconds=0))
+    with TestClient(app, "http://127.0.0.1", follow_redirects=False) as client:
+        yield client
+
+
+def stored(client: TestClient) -> int:
+    return sum(int(row["samples"]) for row in client.get("/api/v1/hosts?from=now-1d").json())
+
+
+def message(body: bytes) -> tuple[int, str]:
+    """code and message of a google.rpc.Status."""
+    assert body[0] == 0x08 and body[2] == 0x12
+    at = 4 if body[3] < 0x80 else 5
+    return body[1], body[at:].decode()
+
+
+# ------------------------------------------------------------------------------------ ingest
+
+
+@pytest.mark.parametrize(
+    ("encoding", "compress"),
+    [("", bytes), ("identity", bytes), ("gzip", gzip.compress), ("zstd", zstd.compress)],
+)
+def test_protobuf_is_taken_in_every_encoding(client: TestClient, encoding: str, compress: type[bytes]) -> None:
+    headers = {**PROTOBUF, **({"content-encoding": encoding} if encoding else {})}
+    answer = client.post(INGEST, content=compress(body(profile(), 1)), headers=headers)
+    assert answer.status_code == 200 and answer.headers["content-type"] == "application/x-protobuf"
+    assert not ExportProfilesServiceResponse.FromString(answer.content).HasField("partial_success")
+    assert stored(client) == 100
+    again = client.post(INGEST, content=body(profile(), 1), headers=PROTOBUF)
+    assert again.status_code == 200 and stored(client) == 100
+
+
+def test_json_is_taken(client: TestClient) -> None:
+    text = json_format.MessageToJson(ExportProfilesServiceRequest.FromString(body(profile())))
+    answer = client.post(INGEST, content=text, headers={"content-type": "application/json; charset=utf-8"})
+    assert (answer.status_code, answer.json()) == (200, {})
+    assert stored(client) == 100
+
+
+def test_a_gzip_body_of_several_members_is_taken_whole(client: TestClient) -> None:
+    whole = body(profile(), 1)
+    halves = gzip.compress(whole[:50]) + gzip.compress(whole[50:])
+    headers = {**PROTOBUF, "content-encoding": "gzip"}
+    assert client.post(INGEST, content=halves, headers=headers).status_code == 200
+    assert stored(client) == 100
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "status"),
+    [
+        (b"\xff\xff\xff", PROTOBUF, 400),
+        (body(profile())[:-7], PROTOBUF, 400),
+        (gzip.compress(body(profile()))[:-9], {**PROTOBUF, "content-encoding": "gzip"}, 400),
+        (zstd.compress(body(profile()))[:-9], {**PROTOBUF, "content-encoding": "zstd"}, 400),
+        (body(profile()), {**PROTOBUF, "content-encoding": "gzip"}, 400),
+        (b"", {**PROTOBUF, "content-encoding": "zstd"}, 400),
+        (b"x", {**PROTOBUF, "content-encoding": "br"}, 415),
+        (b"x", {"content-type": "text/plain"}, 415),
+        (b"x", {}, 415),
+        (b"\0" * (MAX_BODY + 1), PROTOBUF, 413),
+        (gzip.compress(b"\0" * (MAX_BODY + 1)), {**PROTOBUF, "content-encoding": "gzip"}, 413),
+        (zstd.compress(b"\0" * (MAX_BODY + 1)), {**PROTOBUF, "content-encoding": "zstd"}, 413),
+    ],
+)
+def test_a_bad_body_is_refused_in_otlps_own_form(
+    client: TestClient, content: bytes, headers: dict[str, str], status: int
+) -> None:
+    answer = client.post(INGEST, content=content, headers=headers)
+    assert answer.status_code == status
+    code, text = message(answer.content)
+    assert code in (3, 8) and 10 < len(text) < 300
+    assert stored(client) == 0
+    assert "pilotlight_rejected_total{" in client.get("/metrics").text
+
+
+def test_bad_json_is_refused_in_json(client: TestClient) -> None:
+    answer = client.post(INGEST, content=b"{", headers={"content-type": "application/json"})
+    assert answer.status_code == 400 and answer.json()["code"] == 3 and answer.json()["message"]
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+def test_a_bomb_is_not_inflated_beyond_the_bound(encoding: str) -> None:
+    block = b"\0" * (1 << 20)
+    if encoding == "gzip":
+        deflate = zlib.compressobj(9, wbits=31)
+        bomb = b"".join(deflate.compress(block) for _ in range(512)) + deflate.flush()
+    else:
+        squeeze = zstd.ZstdCompressor()
+        bomb = b"".join(squeeze.compress(block) for _ in range(512)) + squeeze.flush()
+    tracemalloc.start()
+    with pytest.raises(ingest.Refused) as refused:
+        ingest.decompress(bomb, encoding, 1 << 20)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert refused.value.status == 413 and peak < 32 << 20
+
+
+@pytest.mark.parametrize(
+    ("start", "why"), [(START - 14 * 86400, "older than"), (START + 2 * 86400, "in the future")]
+)
+def test_a_window_at_an_impossible_time_is_left_out_and_said(client: TestClient, start: int, why: str) -> None:
+    answer = client.post(INGEST, content=body(profile(start), 1), headers=PROTOBUF)
+    partial = ExportProfilesServiceResponse.FromString(answer.content).partial_success
+    assert answer.status_code == 200 and partial.rejected_profiles == 1 and why in partial.error_message
+
+
+def test_figures_that_would_overflow_are_left_out(client: TestClient) -> None:
+    huge = replace(profile(), accounting=replace(profile().accounting, idle=1 << 60, ticks=(1 << 60) + 105))
+    answer = client.post(INGEST, content=body(huge, 1), headers=PROTOBUF)
+    assert ExportProfilesServiceResponse.FromString(answer.content).partial_success.rejected_profiles == 1
+
+
+def test_accounting_that_does_not_close_is_closed_in_the_open(client: TestClient) -> None:
+    base = profile().accounting
+    for sequence, ticks in ((1, base.ticks + 9), (2, base.ticks - 9)):
+        odd = replace(profile(START + 10 * sequence), accounting=replace(base, ticks=ticks))
+        client.post(INGEST, content=body(odd, sequence), headers=PROTOBUF)
+    got = read_json(client.get("/flamegraph.json").content).accounting
+    assert got.closes and got.lost["not accounted for"] == 9
+
+
+def test_a_sequence_with_another_content_is_a_conflict(client: TestClient) -> None:
+    client.post(INGEST, content=body(profile(), 1), headers=PROTOBUF)
+    answer = client.post(INGEST, content=body(profile(count=9), 1), headers=PROTOBUF)
+    assert answer.status_code == 409 and message(answer.content)[0] == 6
+    assert stored(client) == 100
+
+
+def test_a_full_queue_asks_to_come_back(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Writer, push: object) -> None:
+        raise Busy
+
+    monkeypatch.setattr(Writer, "submit", full)
+    answer = client.post(INGEST, content=body(profile(), 1), headers=PROTOBUF)
+    assert answer.status_code == 503 and int(answer.headers["retry-after"]) > 0
+    assert message(answer.content)[0] == 14
+
+
+def test_a_store_that_fails_asks_to_come_back_and_is_not_ready(
+    client: TestClient, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "insert", fail)
+        patch.setattr(store, "command", fail)
+        # stacks and frames first: nothing has begun, so the next push is simply tried again
+        assert client.post(INGEST, content=body(profile(), 1), headers=PROTOBUF).status_code == 503
+    assert client.post(INGEST, content=body(profile(), 1), headers=PROTOBUF).status_code == 200
+    assert client.get("/readyz").status_code == 200 and stored(client) == 100
+
+
+# ------------------------------------------------------------------------------------- pages
+
+
+def push(client: TestClient, *profiles: Profile) -> None:
+    for sequence, each in enumerate(profiles):
+        assert client.post(INGEST, content=body(each, sequence), headers=PROTOBUF).status_code == 200
+
+
+PAGES = ["/", "/hosts.json", "/flamegraph", "/hosts/web-1", "/hosts/web-1.json", "/docs", "/openapi.json"]
+PAGES += [f"/flamegraph.{extension}" for extension in urls.TWINS]
+PAGES += ["/api/v1/hosts", "/api/v1/labels", "/api/v1/labels?label=comm", "/api/v1/series?by=process"]
+PAGES += ["/api/v1/profile?format=folded", "/healthz", "/readyz", "/metrics", "/login", "/static/style.css"]
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_every_address_answers_with_strict_headers(client: TestClient, path: str) -> None:
+    push(client, profile())
+    answer = client.get(path)
+    assert answer.status_code == 200 and answer.content
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'self'" in policy and "frame-ancestors 'self'" in policy and "unsafe" not in policy
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["referrer-policy"]
+    if answer.headers["content-type"].startswith("text/html"):
+        assert "<style" not in answer.text and " style=" not in answer.text and "onclick" not in answer.text
+        assert "http://" not in answer.text.replace("http://127.0.0.1", "") and "https://" not in answer.text
+
+
+def test_pages_without_data_say_so(client: TestClient) -> None:
+    assert "Waiting for the first profile" in client.get("/").text
+    page = client.get("/flamegraph")
+    assert page.status_code == 200 and "There are no profiles yet" in page.text
+    missing = client.get("/flamegraph.svg")
+    assert missing.status_code == 404 and "no profiles yet" in missing.json()["error"]
+
+
+def test_all_twins_have_the_same_total(client: TestClient) -> None:
+    push(client, profile(), profile(START + 10), profile(START, "db-1"))
+    query = "?host=web-1&comm=nginx"
+    whole = read_json(client.get("/flamegraph.json" + query).content)
+    assert sum(sample.count for sample in whole.samples) == 200 and whole.accounting.closes
+    folded = client.get("/flamegraph.folded" + query).text
+    assert sum(int(line.rpartition(" ")[2]) for line in folded.splitlines()) == 200
+    speedscope = client.get("/flamegraph.speedscope.json" + query).json()
+    assert sum(weight for profile in speedscope["profiles"] for weight in profile["weights"]) > 0
+    svg = client.get("/flamegraph.svg" + query)
+    assert b"200" in svg.content and ElementTree.fromstring(svg.content).tag.endswith("svg")
+    assert client.get("/flamegraph.pb.gz" + query).content[:2] == b"\x1f\x8b"
+    assert "<b>200</b> samples" in client.get("/flamegraph" + query).text
+    assert client.get("/api/v1/profile" + query + "&format=json").content == client.get("/flamegraph.json" + query).content
+
+
+def test_a_hostile_name_is_shown_escaped_everywhere(client: TestClient) -> None:
+    frame = Location(1, Binary(HOSTILE), (Frame(HOSTILE, Kind.NATIVE),))
+    base = profile(host=HOSTILE, comm=HOSTILE)
+    push(client, replace(base, samples=tuple(replace(s, stack=(frame,)) for s in base.samples), labels={"l": HOSTILE}))
+    name = quote(HOSTILE, safe="")
+    for path in ("/", f"/flamegraph?host={name}&comm={name}&q=process={name}", f"/hosts/{name}", "/flamegraph.svg"):
+        answer = client.get(path)
+        assert answer.status_code == 200, path
+        assert "<script>alert" not in answer.text and "alert" in answer.text
+        assert "\0" not in answer.text
+    refused = client.get(f"/flamegraph?q={name}")
+    assert refused.status_code == 400 and "<script>alert" not in refused.text
+    unknown = client.get(f"/hosts/x{name}")
+    assert unknown.status_code == 404 and "<script>alert" not in unknown.text
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/flamegraph?from=x", 400),
+        ("/flamegraph?q=comm=~(", 400),
+        ("/flamegraph?q=comm", 400),
+        ("/?from=x", 400),
+        ("/hosts/none", 404),
+        ("/none", 404),
+        ("/flamegraph.svg?from=x", 400),
+        ("/flamegraph.exe", 404),
+        ("/hosts.json?from=x", 400),
+        ("/hosts/none.json", 404),
+        ("/api/v1/hosts?from=x", 400),
+        ("/api/v1/labels?label=x", 400),
+        ("/api/v1/labels?label=comm&limit=x", 400),
+        ("/api/v1/series?by=pid", 400),
+        ("/api/v1/series?q=pid=1", 400),
+        ("/api/v1/profile?format=exe", 400),
+        ("/api/v1/none", 404),
+        (INGEST, 405),
+        ("/static/none.css", 404),
+    ],
+)
+def test_a_mistake_is_answered_with_one_sentence(client: TestClient, path: str, status: int) -> None:
+    push(client, profile())
+    answer = client.get(path)
+    assert answer.status_code == status
+    assert "Traceback" not in answer.text
+    if answer.headers["content-type"].startswith("text/html"):
+        assert not path.startswith("/api/") and '<a class="button" href="/">' in answer.text
+    else:
+        assert 5 < len(answer.json()["error"]) < 300
+
+
+def test_a_mistake_of_the_server_shows_no_traceback(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = create_app(store, ServerOptions(store.url, commit_seconds=0))
+    with TestClient(app, "http://127.0.0.1", raise_server_exceptions=False) as client:
+        monkeypatch.setattr(app.state.queries, "hosts", None)
+        for path in ("/", "/api/v1/hosts"):
+            answer = client.get(path)
+            assert answer.status_code == 500 and "its log says which" in answer.text
+            assert answer.headers["content-security-policy"]
+
+
+def test_metrics_count_what_came_and_what_was_refused(client: TestClient) -> None:
+    push(client, profile(), profile(START + 10))
+    client.post(INGEST, content=body(profile(), 0), headers=PROTOBUF)
+    client.post(INGEST, content=b"\xff", headers=PROTOBUF)
+    values = dict(
+        line.rsplit(" ", 1) for line in client.get("/metrics").text.splitlines() if not line.startswith("#")
+    )
+    assert values['pilotlight_pushes_total{result="stored"}'] == "2"
+    assert values['pilotlight_pushes_total{result="duplicate"}'] == "1"
+    assert values['pilotlight_rejected_total{reason="malformed"}'] == "1"
+    assert values['pilotlight_rows_total{table="samples"}'] == "4"
+    assert float(values["pilotlight_resident_memory_bytes"]) > 10 << 20
+    assert float(values["pilotlight_store_bytes"]) > 0
+
+
+def test_openapi_describes_what_there_is(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    assert document["openapi"].startswith("3.")
+    assert {INGEST, "/api/v1/profile", "/api/v1/hosts", "/metrics"} <= document["paths"].keys()
+    names = {parameter["name"] for parameter in document["paths"]["/api/v1/profile"]["get"]["parameters"]}
+    assert names == {"from", "until", "host", "event", "comm", "q", "format"}
+
+
+# --------------------------------------------------------------------------------- who may ask
+
+
+@pytest.fixture
+def guarded(store: Store) -> Iterator[TestClient]:
+    app = create_app(store, ServerOptions(store.url, "0.0.0.0", token=TOKEN, commit_seconds=0))
+    with TestClient(app, "http://profiles.example.net", follow_redirects=False) as client:
+        yield client
+
+
+def test_without_the_token_nothing_is_told_or_taken(guarded: TestClient) -> None:
+    for path in [*PAGES, "/none"]:
+        open_to_all = path in ("/healthz", "/readyz", "/login") or path.startswith("/static/")
+        assert guarded.get(path).status_code == (200 if open_to_all else 401), path
+    assert guarded.post(INGEST, content=body(profile()), headers=PROTOBUF).status_code == 401
+    wrong = {"authorization": f"Bearer {TOKEN}x"}
+    assert guarded.get("/api/v1/hosts", headers=wrong).status_code == 401
+    assert guarded.get("/api/v1/hosts", headers={"authorization": "Bearer"}).status_code == 401
+
+
+def test_the_token_opens_api_and_ingest(guarded: TestClient) -> None:
+    right = {"authorization": f"Bearer {TOKEN}"}
+    assert guarded.post(INGEST, content=body(profile()), headers={**PROTOBUF, **right}).status_code == 200
+    assert guarded.get("/api/v1/hosts", headers=right).json()[0]["host"] == "web-1"
+
+
+def test_people_log_in_once_and_come_back_to_where_they_were_going(guarded: TestClient) -> None:
+    asked = guarded.get("/flamegraph?host=a%26b", headers={"accept": "text/html"})
+    assert asked.status_code == 303
+    form = guarded.get(asked.headers["location"]).text
+    assert 'value="/flamegraph?host=a%26b"' in form
+    assert guarded.post("/login", data={"token": "wrong", "next": "/"}).status_code == 403
+    done = guarded.post("/login", data={"token": TOKEN, "next": "/flamegraph?host=a%26b"})
+    assert done.status_code == 303 and done.headers["location"] == "/flamegraph?host=a%26b"
+    cookie = done.headers["set-cookie"].lower()
+    assert "httponly" in cookie and "samesite=lax" in cookie and TOKEN not in cookie
+    assert guarded.get("/").status_code == 200
+    # The cookie is for reading: another site's page could send it along with a push.
+    assert guarded.post(INGEST, content=body(profile()), headers=PROTOBUF).status_code == 401
+
+
+@pytest.mark.parametrize("path", ["//evil.example", "https://evil.example/", "/\\evil.example", "x", "/\n/x"])
+def test_a_login_leads_nowhere_else(path: str) -> None:
+    assert auth.local_path(path) == "/"
+
+
+def test_a_session_expires_and_dies_with_its_token() -> None:
+    value = auth.session(TOKEN, now=1000)
+    assert auth.valid_session(value, TOKEN, now=1000 + auth.SESSION_S - 1)
+    assert not auth.valid_session(value, TOKEN, now=1000 + auth.SESSION_S + 1)
+    assert not auth.valid_session(value, "another", now=1000)
+    assert not auth.valid_session(f"9{value}", TOKEN, now=1000)
+    for forged in ("", ".", "1e9.x", "٣.x", value[:-1], f"{'9' * 400}.x"):
+        assert not auth.valid_session(forged, TOKEN, now=1000)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:4099", "localhost:4099", "[::1]:4099"])
+def test_a_local_server_answers_to_local_names(client: TestClient, host: str) -> None:
+    assert client.get("/api/v1/hosts", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:4099", "127.0.0.1.evil.example", "", "[::2]"])
+def test_a_local_server_refuses_names_that_only_lead_to_it(client: TestClient, host: str) -> None:
+    assert client.get("/api/v1/hosts", headers={"host": host}).status_code == 421

@@ -1,0 +1,138 @@
+"""Who may ask, and what every answer carries: the login, the token, the Host check and strict headers."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from hashlib import sha256
+from http.cookies import CookieError, SimpleCookie
+from typing import Any, Final
+from urllib.parse import quote, urlsplit
+
+from starlette.responses import JSONResponse, RedirectResponse, Response
+
+COOKIE: Final = "pilotlight"
+SESSION_S: Final = 30 * 86400
+
+_OPEN: Final = ("/healthz", "/readyz", "/login")
+HEADERS: Final = {
+    b"content-security-policy": (b"default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'self'"),
+    b"x-content-type-options": b"nosniff",
+    b"referrer-policy": b"same-origin",
+    b"cross-origin-opener-policy": b"same-origin",
+    b"cross-origin-resource-policy": b"same-origin",
+}
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a server bound to `host` can be reached from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def same(given: str, expected: str) -> bool:
+    """Whether two secrets are equal, in a time that does not tell where they differ."""
+    return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), expected.encode("utf-8", "surrogatepass"))
+
+
+def session(token: str, now: float | None = None) -> str:
+    """The value of a cookie that proves a login until it expires; another token makes it worthless."""
+    expiry = int((time.time() if now is None else now) + SESSION_S)
+    return f"{expiry}.{_signature(token, expiry)}"
+
+
+def valid_session(value: str, token: str, now: float | None = None) -> bool:
+    expiry, _, signature = value.partition(".")
+    if not (expiry.isascii() and expiry.isdigit() and len(expiry) < 16):
+        return False
+    fresh = int(expiry) > (time.time() if now is None else now)
+    return same(signature, _signature(token, int(expiry))) and fresh
+
+
+def _signature(token: str, expiry: int) -> str:
+    return hmac.new(token.encode(), f"pilotlight session {expiry}".encode(), sha256).hexdigest()
+
+
+class Guard:
+    """ASGI middleware. `token` None lets everyone in; `only_local` then still refuses other sites' pages,
+    whose names an attacker's DNS can point at this machine (DNS rebinding)."""
+
+    def __init__(self, app: App, token: str | None, only_local: bool) -> None:
+        self._app = app
+        self._token = token
+        self._check_host = only_local and token is None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                present = {name.lower() for name, _ in message["headers"]}
+                added = [(name, value) for name, value in HEADERS.items() if name not in present]
+                if not scope["path"].startswith("/static/"):
+                    added.append((b"cache-control", b"no-store"))
+                message["headers"] = [*message["headers"], *added]
+            await send(message)
+
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        refusal = self._refusal(scope, headers)
+        await (refusal or self._app)(scope, receive, send_with_headers)
+
+    def _refusal(self, scope: Scope, headers: dict[str, str]) -> Response | None:
+        path, method = scope["path"], scope["method"]
+        if self._check_host and not is_loopback(_host_name(headers.get("host", ""))):
+            return JSONResponse(
+                {"error": "this server answers to localhost only: open http://127.0.0.1 with its port"}, 421
+            )
+        if self._token is None or path in _OPEN or path.startswith("/static/"):
+            return None
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and same(given.strip(), self._token):
+            return None
+        if method in ("GET", "HEAD") and valid_session(_cookie(headers.get("cookie", "")), self._token):
+            return None
+        if method == "GET" and "text/html" in headers.get("accept", ""):
+            query = scope["query_string"].decode("latin-1")
+            wanted = f"{path}?{query}" if query else path
+            return RedirectResponse(f"/login?next={quote(wanted, safe='')}", 303)
+        return JSONResponse(
+            {"error": "a token is needed: send it as Authorization: Bearer TOKEN, or log in at /login"},
+            401,
+            {"www-authenticate": "Bearer"},
+        )
+
+
+def local_path(path: str) -> str:
+    """`path` if it leads to a page of this server, else the first page."""
+    parts = urlsplit(path) if path.isprintable() else None
+    if parts is None or parts.scheme or parts.netloc or "\\" in path or not path.startswith("/"):
+        return "/"
+    return "/" if path.startswith("//") else path
+
+
+def _host_name(header: str) -> str:
+    if header.startswith("["):
+        return header.partition("]")[0].lstrip("[")
+    return header.partition(":")[0]
+
+
+def _cookie(header: str) -> str:
+    try:
+        morsel = SimpleCookie(header).get(COOKIE)
+    except CookieError:
+        return ""
+    return morsel.value if morsel else ""

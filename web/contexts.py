@@ -1,0 +1,176 @@
+"""What each page knows: one dataclass a template, which sees it as `page`. The .json twins hold the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from profiler.model import Accounting
+from web.urls import Query
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """Values over time as two SVG paths: the line, and the area below it. Both "" where there is none."""
+
+    line: str
+    area: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostRow:
+    """One host and event. Rates are averages over the page's range; see queries.Queries.hosts.
+
+    `busy` and `cpus` count CPUs (`cpus` None where unknown), `agent_cpu` is a share of one CPU, `bpf_ns`
+    that of one tick or None. `live` says that a window came lately. `sparkline` is CPUs busy by minute in a
+    box of 120 x 24; `flamegraph` and `page` are addresses.
+    """
+
+    host: str
+    event: str
+    hz: int
+    last_seen: float
+    last_seen_s: float
+    live: bool
+    windows: int
+    busy: float
+    cpus: float | None
+    samples: int
+    lost: int
+    lost_by: dict[str, int]
+    missed: int
+    ticks: int
+    agent_cpu: float
+    bpf_ns: float | None
+    rss_bytes: int
+    locked_bytes: int
+    labels: dict[str, str]
+    sparkline: Chart
+    flamegraph: str
+    page: str
+
+
+@dataclass(frozen=True, slots=True)
+class HostsPage:
+    """templates/hosts.html: GET / and, as JSON, /hosts.json. `since` names the range the figures are of."""
+
+    hosts: list[HostRow]
+    ranges: list[Choice]
+    since: str
+    address: str
+    twin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A link that sets one thing: what it is called, where it leads, whether it is set now."""
+
+    text: str
+    href: str
+    chosen: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A name with its part of the samples, and the page that shows it alone."""
+
+    name: str
+    samples: int
+    share: float
+    href: str
+    chosen: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Chip:
+    """A selector in force, and the page without it."""
+
+    text: str
+    href: str
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A selection that holds something: its picture's address, its accounting, and what it is made of.
+
+    `cpu_seconds` is None where windows of several rates are mixed. `start` and `end` are seconds.
+    """
+
+    svg: str
+    event: str
+    hosts: tuple[str, ...]
+    hz: tuple[int, ...]
+    windows: int
+    start: float
+    end: float
+    accounting: Accounting
+    cpu_seconds: float | None
+    comms: list[Share]
+    twins: list[tuple[str, str]]
+    permalink: str
+
+
+@dataclass(frozen=True, slots=True)
+class FlamegraphPage:
+    """templates/flamegraph.html: GET /flamegraph.
+
+    `picture` is None where nothing matches, and `empty` then says why. The form's fields are as typed;
+    `query` is what the form does not hold and has to keep.
+    """
+
+    picture: Picture | None
+    empty: str
+    title: str
+    from_: str
+    until: str
+    host: str
+    event: str
+    comm: str
+    kept: Query
+    chips: list[Chip]
+    hosts: list[str]
+    events: list[str]
+    presets: list[Choice]
+
+
+@dataclass(frozen=True, slots=True)
+class HostPage:
+    """templates/host.html: GET /hosts/{host}, and the same with .json.
+
+    `processes` are the heaviest of the range; `chart` is CPUs busy in a box of 720 x 120, and `peak` what
+    its top stands for. `seconds` is the CPU time of all samples.
+    """
+
+    host: str
+    rows: list[HostRow]
+    accounting: Accounting
+    seconds: float
+    processes: list[Share]
+    chart: Chart
+    peak: float
+    ranges: list[Choice]
+    since: str
+    twin: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoginPage:
+    """templates/login.html."""
+
+    next: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorPage:
+    """templates/error.html: one sentence."""
+
+    status: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class DocsPage:
+    """templates/docs.html: GET /docs, from openapi.json. Each operation is its method, path and object."""
+
+    operations: list[tuple[str, str, dict[str, Any]]]

@@ -1,0 +1,77 @@
+"""A selection in the formats it can be had in: the picture, and what profiler/formats writes."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from fastapi.responses import Response
+
+from profiler import formats
+from profiler.model import Accounting
+from web import urls
+from web.flamegraph.calltree import build_tree
+from web.flamegraph.svg import Caption, write_svg
+from web.store.queries import Overview, Queries, host_title
+from web.store.selection import Selection, rfc3339
+
+MEDIA_TYPES: Final = {
+    "svg": "image/svg+xml",
+    "json": "application/json",
+    "folded": "text/plain; charset=utf-8",
+    "pb.gz": "application/octet-stream",
+    "speedscope.json": "application/json",
+}
+_CPU_EVENTS: Final = ("cpu", "cycles", "task-clock", "instructions")
+
+
+def export(queries: Queries, selection: Selection, extension: str) -> Response:
+    """A selection in one format. Raises Empty, and BadQuery where the selection cannot be one profile."""
+    selection = queries.resolve(selection)
+    if extension == "svg":
+        body = picture(queries, selection)
+    else:
+        body = formats.WRITERS["." + extension](queries.profile(selection))
+    headers = {}
+    if extension != "svg":
+        host = re.sub(r"[^A-Za-z0-9._-]+", "-", selection.value("host") or "all")[:60]
+        name = f"{host}-{rfc3339(selection.since).replace(':', '')}.{extension}"
+        headers["content-disposition"] = f'attachment; filename="{name}"'
+    return Response(body, media_type=MEDIA_TYPES[extension], headers=headers)
+
+
+def picture(queries: Queries, selection: Selection) -> bytes:
+    table, overview = queries.stack_table(selection)
+    return write_svg(build_tree(table), caption(overview, selection), script_href=urls.static("flamegraph.js"))
+
+
+def caption(overview: Overview, selection: Selection) -> Caption:
+    start, end = overview.start_ns / 1e9, overview.end_ns / 1e9
+    filters = ", ".join(str(m) for m in selection.matchers if m.label not in ("host", "event"))
+    rates = " and ".join(f"{hz} Hz" for hz in overview.hz)
+    return Caption(
+        title=f"{host_title(overview.hosts)} · {overview.event}" + (f" · {filters}" if filters else ""),
+        subtitle=f"{rfc3339(start)} to {rfc3339(end)}, {rates}",
+        notes=notes(overview.accounting),
+        background="cpu" if overview.event.startswith(_CPU_EVENTS) else "other",
+        seconds_per_sample=1 / overview.hz[0] if len(overview.hz) == 1 else None,
+    )
+
+
+def notes(a: Accounting) -> tuple[str, ...]:
+    """The accounting in lines."""
+    lost = ", ".join(f"{count:,} {reason}" for reason, count in a.lost.items() if count)
+    unknown = ", ".join(f"{count:,} {reason}" for reason, count in a.frames_unknown.items() if count)
+    frames = a.frames_named + sum(a.frames_unknown.values())
+    lines = [
+        f"ticks {a.ticks:,} = idle {a.idle:,} + filtered {a.filtered:,} + shown {a.sampled:,}"
+        f" + lost {a.lost_total:,}"
+        + (f" ({lost})" if lost else "")
+        + (f"; missed {a.missed:,} of {a.expected:,} expected" if a.expected else "")
+    ]
+    if frames:
+        lines.append(
+            f"frames {frames:,}: {100 * a.frames_named / frames:.1f} % named"
+            + (f"; without a name: {unknown}" if unknown else "")
+        )
+    return tuple(lines)

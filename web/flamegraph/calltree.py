@@ -1,0 +1,235 @@
+"""Stacks merged into a call tree, level by level, as numpy arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from profiler.model import StackTable
+from symbolizer.types import Frame, Kind
+
+ROOT = Frame("all", Kind.PROCESS)
+
+
+@dataclass(frozen=True, slots=True)
+class CallTree:
+    """A call tree in level order: node 0 is the root "all", parents come before their children.
+
+    The children of a node are neighbours, in alphabetical order. For node i: `parent[i]` (the root's
+    is -1), `level[i]` (the root's is 0), `frame[i]` into `frames` and `binaries`, `total[i]` and
+    `own[i]` in counts (total = own + the children's totals, exactly), and `start[i]`, the total of
+    everything left of it, so that it covers [start, start + total) of the root's [0, total).
+    parent, level and frame are int32; the others int64. frames[elided:] are no functions but stand
+    for what prune() folded away.
+    """
+
+    parent: NDArray[np.int32]
+    level: NDArray[np.int32]
+    frame: NDArray[np.int32]
+    total: NDArray[np.int64]
+    own: NDArray[np.int64]
+    start: NDArray[np.int64]
+    frames: list[Frame]
+    binaries: list[str]
+    elided: int
+
+    def __len__(self) -> int:
+        return len(self.parent)
+
+
+def build_tree(table: StackTable) -> CallTree:
+    """Merge stacks that begin alike. Stacks that weigh nothing have no place in the tree.
+
+    Raises ValueError if a count is negative.
+    """
+    if len(table.counts) and int(table.counts.min()) < 0:
+        raise ValueError("a stack has a negative count; a call tree can only be made from counts of 0 or more")
+    order = sorted(
+        range(len(table.frames)),
+        key=lambda i: (table.frames[i].function, table.frames[i].kind, table.binaries[i]),
+    )
+    frames = [ROOT, *(table.frames[i] for i in order)]
+    binaries = ["", *(table.binaries[i] for i in order)]
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(1, len(order) + 1)
+
+    # One entry per stack that reaches the present level, kept in the order of its node.
+    weighty = np.flatnonzero(table.counts)
+    at = table.offsets[:-1][weighty]
+    end = table.offsets[1:][weighty]
+    count = table.counts[weighty]
+    node = np.zeros(len(weighty), np.int64)
+
+    parents = [np.array([-1])]
+    labels = [np.array([0])]
+    totals = [np.array([count.sum()])]
+    first = 0  # the number of the level's first node
+    while True:
+        deeper = at < end
+        if not deeper.all():
+            at, end, count, node = at[deeper], end[deeper], count[deeper], node[deeper]
+        if not len(at):
+            break
+        key = node * len(frames) + rank[table.index[at]]
+        moved = _sort_within_nodes(key, node)
+        if moved is not None:
+            where, source = moved
+            key[where], at[where], end[where], count[where] = key[source], at[source], end[source], count[source]
+        begins = np.flatnonzero(np.concatenate(([True], key[1:] != key[:-1])))
+        parent = node[begins]  # sorting moved entries within their node only
+        parents.append(parent + first)
+        labels.append(key[begins] - parent * len(frames))
+        totals.append(np.add.reduceat(count, begins))
+        node = np.repeat(np.arange(len(begins)), np.diff(begins, append=len(key)))
+        first += len(totals[-2])
+        at = at + 1
+    return _tree(
+        parent=np.concatenate(parents),
+        level=np.repeat(np.arange(len(parents)), [len(nodes) for nodes in parents]),
+        label=np.concatenate(labels),
+        total=np.concatenate(totals),
+        frames=frames,
+        binaries=binaries,
+        elided=len(frames),
+    )
+
+
+def _sort_within_nodes(
+    key: NDArray[np.int64], node: NDArray[np.int64]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]] | None:
+    """Where entries have to be moved to, and where from, so that `key` ascends; None if it does.
+
+    Entries are in the order of their node already, so one that is alone in its node stays put; deep
+    down that is nearly all of them, which makes this several times faster than sorting every level.
+    """
+    if (key[1:] >= key[:-1]).all():
+        return None
+    same = node[1:] == node[:-1]
+    shared = np.zeros(len(node), bool)
+    shared[1:] = same
+    shared[:-1] |= same
+    where = np.flatnonzero(shared)
+    return where, where[np.argsort(key[where], kind="stable")]
+
+
+def _tree(
+    parent: NDArray[np.int64],
+    level: NDArray[np.int64],
+    label: NDArray[np.int64],
+    total: NDArray[np.int64],
+    frames: list[Frame],
+    binaries: list[str],
+    elided: int,
+) -> CallTree:
+    """The tree of nodes that are in level order already, with what follows from their totals."""
+    own = total.copy()
+    start = np.zeros(len(total), np.int64)
+    bounds = np.searchsorted(level, np.arange(int(level[-1]) + 2))
+    for first, stop in zip(bounds[1:-1].tolist(), bounds[2:].tolist(), strict=True):
+        above = parent[first:stop]
+        weights = total[first:stop]
+        before = np.cumsum(weights) - weights
+        begins = np.flatnonzero(np.concatenate(([True], above[1:] != above[:-1])))
+        shift = start[above[begins]] - before[begins]
+        start[first:stop] = before + np.repeat(shift, np.diff(begins, append=len(above)))
+        own[above[begins]] -= np.add.reduceat(weights, begins)
+    return CallTree(
+        parent=parent.astype(np.int32),
+        level=level.astype(np.int32),
+        frame=label.astype(np.int32),
+        total=total,
+        own=own,
+        start=start,
+        frames=frames,
+        binaries=binaries,
+        elided=elided,
+    )
+
+
+def prune(tree: CallTree, limit: int) -> CallTree:
+    """The tree with about `limit` nodes at most: the lightest are folded, exactly, into their parent's
+    "(N frames below x %)" node. A tree of no more than `limit` nodes comes back as it is.
+
+    A node is folded where it weighs less than the threshold, and all below it with it; every total
+    that stays is what it was. Folded nodes come after their siblings.
+    """
+    if len(tree) <= limit:
+        return tree
+    # The heaviest limit + 1 nodes cannot all stay, so the lightest of them sets what is too light.
+    threshold = int(np.partition(tree.total, len(tree) - limit - 1)[len(tree) - limit - 1]) + 1
+    keep = tree.total >= threshold
+    keep[0] = True
+    new_number = np.cumsum(keep) - 1
+
+    # Whoever is folded hands the number of frames folded into it on to its parent, deepest first.
+    folded = (~keep).astype(np.int64)
+    bounds = np.searchsorted(tree.level, np.arange(int(tree.level[-1]) + 2))
+    for first, stop in zip(bounds[-2:0:-1].tolist(), bounds[:1:-1].tolist(), strict=True):
+        nodes = first + np.flatnonzero(~keep[first:stop])
+        np.add.at(folded, tree.parent[nodes], folded[nodes])
+    heads = np.flatnonzero(~keep & keep[tree.parent])
+    weight = np.zeros(len(tree), np.int64)
+    np.add.at(weight, tree.parent[heads], tree.total[heads])
+    holders = np.flatnonzero(weight)
+
+    share = 100 * threshold / int(tree.total[0])
+    percent = np.format_float_positional(share, precision=2, fractional=False, trim="-")
+    sizes, size = np.unique(folded[holders], return_inverse=True)
+    elided = [
+        Frame(f"({n:,} {'frame' if n == 1 else 'frames'} below {percent} %)", Kind.UNKNOWN) for n in sizes.tolist()
+    ]
+    # Old numbers order the parents as well as new ones do, so sort by them, then number anew.
+    kept = np.flatnonzero(keep)
+    old_parent = np.concatenate((tree.parent[kept], holders))
+    level = np.concatenate((tree.level[kept], tree.level[holders] + 1)).astype(np.int64)
+    label = np.concatenate((tree.frame[kept], len(tree.frames) + size)).astype(np.int64)
+    order = np.lexsort((label, old_parent, level))
+    new_number = np.full(len(tree) + 1, -1)
+    places = np.flatnonzero(order < len(kept))
+    new_number[kept[order[places]]] = places
+    return _tree(
+        parent=new_number[old_parent[order]],
+        level=level[order],
+        label=label[order],
+        total=np.concatenate((tree.total[kept], weight[holders]))[order],
+        frames=tree.frames + elided,
+        binaries=tree.binaries + [""] * len(elided),
+        elided=len(tree.frames),
+    )
+
+
+def tree_to_json(tree: CallTree) -> dict[str, Any]:
+    """The whole tree as columns, in level order, for json.dumps.
+
+    `children[i]` is how many children node i has: as these come in the order of their parents, that
+    alone gives every parent and level. `own[i]` is what node i weighs without its children; totals
+    and positions are sums of it. `frame[i]` points into `frames`, itself columns: `name`, `kind` and
+    `reason` (into `kinds` and `reasons`, 0 where there is none), `binary` and `file` (into `strings`,
+    which begins with ""), and `line` (0 where unknown). Frames from number `elided` on stand for
+    what was folded away.
+    """
+    used, frame = np.unique(tree.frame, return_inverse=True)
+    frames = [tree.frames[i] for i in used.tolist()]
+    strings: dict[str, int] = {"": 0}
+    kinds: dict[str, int] = {}
+    reasons: dict[str, int] = {"": 0}
+    return {
+        "children": np.bincount(tree.parent[1:], minlength=len(tree)).tolist(),
+        "own": tree.own.tolist(),
+        "frame": frame.tolist(),
+        "frames": {
+            "name": [f.function for f in frames],
+            "kind": [kinds.setdefault(f.kind.value, len(kinds)) for f in frames],
+            "reason": [reasons.setdefault(f.reason.value if f.reason else "", len(reasons)) for f in frames],
+            "binary": [strings.setdefault(tree.binaries[i], len(strings)) for i in used.tolist()],
+            "file": [strings.setdefault(f.file, len(strings)) for f in frames],
+            "line": [f.line for f in frames],
+        },
+        "elided": int(np.searchsorted(used, tree.elided)),
+        "kinds": list(kinds),
+        "reasons": list(reasons),
+        "strings": list(strings),
+    }

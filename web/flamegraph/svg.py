@@ -1,0 +1,238 @@
+"""A call tree as one interactive SVG file.
+
+The file holds the whole tree as data and a static first picture as markup, so it also shows where
+scripts do not run; static/flamegraph.js replaces the picture with its own. Whatever comes from outside
+goes through `visible` and is then escaped, so the file is well-formed XML and inert whatever the names.
+Presentation is by attributes alone, and the data is text in <metadata>: neither needs leave of a
+Content-Security-Policy.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import escape, quoteattr
+from zlib import crc32
+
+from symbolizer.types import Frame
+from web.flamegraph import layout
+from web.flamegraph.calltree import CallTree, prune, tree_to_json
+
+MOST_NODES = 300_000  # in one file; a larger tree is pruned, see calltree.prune
+LONGEST_NAME = 1000  # characters
+SCRIPT = Path(__file__).parent.parent / "static" / "flamegraph.js"
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """What stands around the picture.
+
+    `notes` are the lines below it (the accounting). `unit` is what is counted, in the plural.
+    `background` is the kind of profile, one of layout.BACKGROUNDS; others look like "other".
+    `seconds_per_sample`, where known, has the time shown beside the counts.
+    """
+
+    title: str
+    subtitle: str = ""
+    notes: tuple[str, ...] = ()
+    unit: str = "samples"
+    background: str = "cpu"
+    seconds_per_sample: float | None = None
+
+
+def write_svg(tree: CallTree, caption: Caption, *, script_href: str | None = None) -> bytes:
+    """The SVG in UTF-8. Its script is in the file, or at `script_href` where one is given.
+
+    A page under `default-src 'self'` needs the script at an address of its own. The file can be put
+    into an HTML page, too.
+    """
+    tree = prune(tree, MOST_NODES)
+    caption = Caption(
+        visible(caption.title),
+        visible(caption.subtitle),
+        tuple(visible(note) for note in caption.notes),
+        visible(caption.unit),
+        caption.background if caption.background in layout.BACKGROUNDS else "other",
+        caption.seconds_per_sample,
+    )
+    return "\n".join([*_markup(tree, caption), _data(tree, caption), _script(script_href), "</svg>\n"]).encode()
+
+
+def visible(text: str) -> str:
+    """`text` with every character that is not seen, or not allowed in XML, replaced by one that is.
+
+    Also cuts off what is over LONGEST_NAME.
+    """
+    if len(text) > LONGEST_NAME:
+        text = text[: LONGEST_NAME - 1] + "…"
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else _visible_character(c) for c in text)
+
+
+def _visible_character(c: str) -> str:
+    code = ord(c)
+    if code < 0x20:
+        return chr(0x2400 + code)
+    if code == 0x7F:
+        return "\u2421"
+    category = unicodedata.category(c)
+    if category == "Cs" or code & 0xFFFE == 0xFFFE:
+        return "\ufffd"
+    if category in ("Cc", "Cf", "Zl", "Zp"):  # Cf holds the bidirectional and the zero-width ones
+        return f"\u27e8U+{code:04X}\u27e9"
+    return c
+
+
+def shade(function: str) -> int:
+    """Which of its kind's shades a function has: the same in every picture, and from the whole name."""
+    return crc32(function.encode("utf-8", "surrogatepass")) % layout.SHADES
+
+
+def describe(frame: Frame, total: int, whole: int, caption: Caption) -> str:
+    """A frame and its weight in one line."""
+    parts = [f"{total:,} {caption.unit}", f"{100 * total / whole if whole else 0:.2f} %"]
+    if caption.seconds_per_sample:
+        cpu = " CPU" if caption.background == "cpu" else ""
+        parts.append(_seconds(total * caption.seconds_per_sample) + cpu)
+    return f"{visible(frame.function)} ({', '.join(parts)})"
+
+
+def _seconds(seconds: float) -> str:
+    if seconds < 1:
+        return f"{1000 * seconds:.3g} ms"
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:,.1f} h"
+
+
+def _origin(frame: Frame, binary: str) -> str:
+    """Where a frame comes from: its kind, binary, source and why it has no name, as far as known."""
+    parts = [layout.LABELS[frame.kind], visible(binary)]
+    if frame.file:
+        parts.append(visible(frame.file) + (f":{frame.line}" if frame.line else ""))
+    if frame.reason:
+        parts.append(f"no name: {frame.reason.value}")
+    return " · ".join(part for part in parts if part)
+
+
+def _kind(tree: CallTree, frame: int) -> str:
+    return layout.ELIDED if frame >= tree.elided else tree.frames[frame].kind.value
+
+
+def _markup(tree: CallTree, caption: Caption) -> Iterator[str]:
+    """The static picture, up to the data."""
+    picture = layout.place(tree, layout.WIDTH)
+    graph_height = picture.rows * layout.ROW
+    height = layout.TOP + graph_height + 12 + layout.DETAILS + len(caption.notes) * layout.NOTE + 14
+    light, deep = layout.BACKGROUNDS[caption.background]
+    text = f'font-family="{layout.SANS}" fill="#2b2a26"'
+    yield (
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{layout.WIDTH}" height="{height}" '
+        f'viewBox="0 0 {layout.WIDTH} {height}" data-pilotlight="flamegraph">\n'
+        f"<title>{escape(caption.title)}</title>\n"
+        '<defs><linearGradient id="fg-paper" x1="0" y1="0" x2="0" y2="1">'
+        f'<stop offset="0" stop-color="{light}"/><stop offset="1" stop-color="{deep}"/></linearGradient></defs>\n'
+        f'<rect id="fg-background" width="100%" height="{height}" fill="url(#fg-paper)"/>\n'
+        f'<g id="fg-header" {text}>'
+        f'<text id="fg-title" x="{layout.SIDE}" y="32" font-size="19" font-weight="600">'
+        f"{escape(caption.title)}</text>"
+        f'<text id="fg-subtitle" x="{layout.SIDE}" y="53" font-size="12.5" fill="#6b675c">'
+        f"{escape(caption.subtitle)}</text>"
+        "</g>"
+    )
+    yield f'<g id="fg-legend" {text} font-size="11" transform="translate({layout.SIDE} 70)">'
+    kinds = {_kind(tree, i) for i in set(tree.frame[1:].tolist())}
+    x = 0.0
+    for kind in (kind for kind in layout.LABELS if kind in kinds):
+        yield (
+            f'<rect x="{x:g}" y="0" width="11" height="11" rx="2" fill="{layout.shades(kind)[5]}"/>'
+            f'<text x="{x + 16:g}" y="9.5" fill="#55524a">{layout.LABELS[kind]}</text>'
+        )
+        x += 16 + 6.3 * len(layout.LABELS[kind]) + 14
+    yield "</g>"
+    yield (f'<g id="fg-frames" font-family="{layout.MONO}" font-size="{layout.FONT}" fill="#1b1a17">')
+    yield from _frames(tree, picture, caption)
+    yield "</g>"
+    below = layout.TOP + graph_height + 12
+    yield f'<g id="fg-details" {text} transform="translate(0 {below})"></g>'
+    yield f'<g id="fg-notes" {text} font-size="11.5" transform="translate({layout.SIDE} {below + layout.DETAILS})">'
+    for i, note in enumerate(caption.notes):
+        yield f'<text y="{12 + i * layout.NOTE}" fill="#6b675c">{escape(note)}</text>'
+    yield "</g>"
+
+
+def _frames(tree: CallTree, picture: layout.Picture, caption: Caption) -> Iterator[str]:
+    whole = int(tree.total[0])
+    bottom = layout.TOP + picture.rows * layout.ROW
+    palette = cache(layout.shades)
+    for node, x, width in zip(picture.node.tolist(), picture.x.tolist(), picture.width.tolist(), strict=True):
+        number = int(tree.frame[node])
+        frame = tree.frames[number]
+        y = bottom - (int(tree.level[node]) + 1) * layout.ROW
+        colour = palette(_kind(tree, number))[shade(frame.function)]
+        line = describe(frame, int(tree.total[node]), whole, caption)
+        # The gap that sets neighbours apart would eat narrow frames up.
+        drawn = width - 0.6 if width > 2 else width
+        yield (
+            f'<rect x="{x:.2f}" y="{y}" width="{drawn:.2f}" height="{layout.ROW - 1}" rx="{2 if width > 8 else 0}" '
+            f'fill="{colour}"><title>{escape(line)}\n{escape(_origin(frame, tree.binaries[number]))}</title></rect>'
+        )
+        label = layout.fit(visible(frame.function), width - 7) if width > 26 else ""
+        if label:
+            yield f'<text x="{x + 3.5:.2f}" y="{y + 11.2}" pointer-events="none">{escape(label)}</text>'
+
+
+def _data(tree: CallTree, caption: Caption) -> str:
+    """Everything the viewer needs to know, as JSON in <metadata>."""
+    data: dict[str, Any] = tree_to_json(tree)
+    frames = data["frames"]
+    kinds = [*data["kinds"], layout.ELIDED]
+    frames["shade"] = [shade(name) for name in frames["name"]]
+    frames["name"] = [visible(name) for name in frames["name"]]
+    frames["kind"][data["elided"] :] = [len(data["kinds"])] * (len(frames["name"]) - data["elided"])
+    data |= {
+        "strings": [visible(string) for string in data["strings"]],
+        "kinds": [{"label": layout.LABELS[kind], "shades": layout.shades(kind)} for kind in kinds],
+        "caption": {
+            "title": caption.title,
+            "subtitle": caption.subtitle,
+            "unit": caption.unit,
+            "secondsPerSample": caption.seconds_per_sample,
+            "time": "CPU" if caption.background == "cpu" else "",
+            "notes": len(caption.notes),
+        },
+        "layout": {
+            "side": layout.SIDE,
+            "top": layout.TOP,
+            "row": layout.ROW,
+            "details": layout.DETAILS,
+            "note": layout.NOTE,
+            "character": layout.CHARACTER,
+            "narrowest": layout.NARROWEST,
+            "mostFrames": layout.MOST_FRAMES,
+            "sans": layout.SANS,
+            "mono": layout.MONO,
+        },
+    }
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    # As JSON's own escapes these mean nothing to any parser of XML or HTML.
+    text = text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+    return f'<metadata id="fg-data">{text}</metadata>'
+
+
+def _script(href: str | None) -> str:
+    if href is not None:
+        return f"<script href={quoteattr(href)}></script>"
+    source = SCRIPT.read_text("utf-8")
+    if "]]>" in source:
+        raise ValueError(f"{SCRIPT} holds ]]>, which ends a CDATA section; write it some other way")
+    return f"<script>//<![CDATA[\n{source}\n//]]></script>"

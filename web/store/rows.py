@@ -1,0 +1,258 @@
+"""Profiles as the store's rows: what is written for a window, and the ids of what many windows share."""
+
+from __future__ import annotations
+
+import json
+from array import array
+from dataclasses import dataclass, field
+from datetime import date
+from hashlib import blake2b
+from typing import Any, Final
+
+from profiler.formats.names import encodable
+from profiler.model import Profile
+from symbolizer.types import Binary, Frame, Kind, Location, Reason
+
+MAX_NAME: Final = 512  # characters of a host, event, service, container, process or thread
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table's columns by name, with their types, in the order in which they are written."""
+
+    name: str
+    types: dict[str, str]
+
+    def columns(self) -> dict[str, list[Any]]:
+        return {column: [] for column in self.types}
+
+
+_STRING: Final = "LowCardinality(String)"
+_COUNTS: Final = "Map(LowCardinality(String), UInt64)"
+
+SAMPLES: Final = Table(
+    "samples",
+    {
+        "ts": "DateTime('UTC')",
+        "host": _STRING,
+        "event": _STRING,
+        "hz": "UInt32",
+        "service": _STRING,
+        "container": _STRING,
+        "pid": "UInt32",
+        "process": _STRING,
+        "thread": _STRING,
+        "stack": "UInt64",
+        "value": "UInt64",
+        "batch": "UInt32",
+    },
+)
+STACKS: Final = Table("stacks", {"id": "UInt64", "locations": "Array(UInt64)", "seen": "Date"})
+FRAMES: Final = Table(
+    "frames",
+    {
+        "id": "UInt64",
+        "address": "UInt64",
+        "binary": _STRING,
+        "build_id": _STRING,
+        "mapped": "Bool",
+        "functions": "Array(String)",
+        "system_names": "Array(String)",
+        "files": "Array(String)",
+        "lines": "Array(UInt32)",
+        "kinds": "Array(LowCardinality(String))",
+        "reasons": "Array(LowCardinality(String))",
+        "seen": "Date",
+    },
+)
+ACCOUNTING: Final = ("expected", "ticks", "idle", "filtered", "sampled", "frames_named")
+COST: Final = ("bpf_ns", "bpf_runs", "agent_cpu_ns", "rss_bytes", "locked_bytes")
+WINDOWS: Final = Table(
+    "windows",
+    {
+        "ts": "DateTime('UTC')",
+        "start_ns": "UInt64",
+        "end_ns": "UInt64",
+        "host": _STRING,
+        "event": _STRING,
+        "hz": "UInt32",
+        "labels": "Map(LowCardinality(String), String)",
+        "agent": _STRING,
+        "epoch": "String",
+        "sequence": "UInt64",
+        "sha256": "String",
+        **{name: "UInt64" for name in (*ACCOUNTING, *COST)},
+        "lost": _COUNTS,
+        "frames_unknown": _COUNTS,
+        "batch": "UInt32",
+    },
+)
+PUSHES: Final = Table(
+    "pushes",
+    {
+        "agent": "String",
+        "epoch": "String",
+        "sequence": "UInt64",
+        "sha256": "String",
+        "received": "DateTime('UTC')",
+        "batch": "UInt32",
+    },
+)
+
+
+@dataclass(slots=True)
+class Known:
+    """Ids of stacks and locations that the store was given today, so that they are not sent again.
+
+    Forgetting one costs a row that a later merge drops again. Their rows carry the day, by which the
+    store forgets what no sample refers to any more: so everything is sent anew each day.
+    """
+
+    limit: int = 200_000
+    day: date = date.min
+    stacks: set[int] = field(default_factory=set)
+    locations: set[int] = field(default_factory=set)
+
+    def start(self, day: date) -> None:
+        if day != self.day:
+            self.day = day
+            self.stacks.clear()
+            self.locations.clear()
+        for ids in (self.stacks, self.locations):
+            if len(ids) > self.limit:
+                ids.clear()
+
+
+@dataclass(slots=True)
+class Batch:
+    """The rows of one commit, table by table."""
+
+    number: int
+    day: date
+    known: Known
+    samples: dict[str, list[Any]] = field(default_factory=SAMPLES.columns)
+    stacks: dict[str, list[Any]] = field(default_factory=STACKS.columns)
+    frames: dict[str, list[Any]] = field(default_factory=FRAMES.columns)
+    windows: dict[str, list[Any]] = field(default_factory=WINDOWS.columns)
+    new_stacks: set[int] = field(default_factory=set)
+    new_locations: set[int] = field(default_factory=set)
+
+    def add(self, profile: Profile, push: tuple[str, str, int, str]) -> None:
+        """The rows of one window. `push` is agent, epoch, sequence and sha256 of what brought it."""
+        start = profile.window.start_ns // 1_000_000_000
+        host, event, hz = bounded(profile.host), bounded(profile.event), max(profile.hz, 1)
+        location_ids: dict[int, int] = {}  # by id(): one profile shares the objects
+        stack_ids: dict[int, int] = {}
+        columns = tuple(self.samples.values())
+        for sample in profile.samples:
+            if not sample.count:
+                continue
+            stack = stack_ids.get(id(sample.stack))
+            if stack is None:
+                stack = stack_ids[id(sample.stack)] = self._stack(sample.stack, location_ids)
+            values = (
+                start,
+                host,
+                event,
+                hz,
+                bounded(sample.service),
+                bounded(sample.container),
+                sample.pid & 0xFFFFFFFF,
+                bounded(sample.process),
+                bounded(sample.thread),
+                stack,
+                sample.count,
+                self.number,
+            )
+            for column, value in zip(columns, values, strict=True):
+                column.append(value)
+        accounting = profile.accounting
+        row = {
+            "ts": start,
+            "start_ns": profile.window.start_ns,
+            "end_ns": profile.window.end_ns,
+            "host": host,
+            "event": event,
+            "hz": hz,
+            "labels": {bounded(key): bounded(value) for key, value in profile.labels.items()},
+            **dict(zip(("agent", "epoch", "sequence", "sha256"), push, strict=True)),
+            **{name: getattr(accounting, name) for name in ACCOUNTING},
+            **{name: getattr(accounting.cost, name) for name in COST},
+            "lost": {bounded(key): value for key, value in accounting.lost.items()},
+            "frames_unknown": {bounded(key): value for key, value in accounting.frames_unknown.items()},
+            "batch": self.number,
+        }
+        for name, value in row.items():
+            self.windows[name].append(value)
+
+    def _stack(self, stack: tuple[Location, ...], location_ids: dict[int, int]) -> int:
+        ids = array("Q")
+        for location in stack:
+            known = location_ids.get(id(location))
+            if known is None:
+                known = location_ids[id(location)] = self._location(location)
+            ids.append(known)
+        found = int.from_bytes(blake2b(ids.tobytes(), digest_size=8).digest(), "little")
+        if found not in self.known.stacks and found not in self.new_stacks:
+            self.new_stacks.add(found)
+            for name, value in zip(self.stacks, (found, ids.tolist(), self.day), strict=True):
+                self.stacks[name].append(value)
+        return found
+
+    def _location(self, location: Location) -> int:
+        row = _location_row(location)
+        # JSON in ASCII: distinct content gives distinct text, and the text is the same in every Python.
+        text = json.dumps(row, ensure_ascii=True, separators=(",", ":"))
+        found = int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
+        if found not in self.known.locations and found not in self.new_locations:
+            self.new_locations.add(found)
+            for name, value in zip(self.frames, (found, *row, self.day), strict=True):
+                self.frames[name].append(value)
+        return found
+
+    def sent(self) -> None:
+        """The stacks and frames are in the store."""
+        self.known.stacks |= self.new_stacks
+        self.known.locations |= self.new_locations
+
+
+def _location_row(location: Location) -> tuple[Any, ...]:
+    binary = location.binary
+    return (
+        location.address & (1 << 64) - 1,
+        encodable(binary.path) if binary else "",
+        encodable(binary.build_id) if binary else "",
+        binary is not None,
+        [encodable(frame.function) for frame in location.frames],
+        [encodable(frame.system_name) for frame in location.frames],
+        [encodable(frame.file) for frame in location.frames],
+        [min(frame.line, 0xFFFFFFFF) for frame in location.frames],
+        [str(frame.kind) for frame in location.frames],
+        [str(frame.reason) if frame.reason else "" for frame in location.frames],
+    )
+
+
+LOCATION_COLUMNS: Final = tuple(FRAMES.types)[:-1]
+
+
+def location_of(row: tuple[Any, ...]) -> Location:
+    """The location that the values of LOCATION_COLUMNS stand for."""
+    _, address, path, build_id, mapped, functions, system_names, files, lines, kinds, reasons = row
+    return Location(
+        address,
+        Binary(path, build_id) if mapped else None,
+        tuple(
+            Frame(function, Kind(kind), system_name, file, line, Reason(reason) if reason else None)
+            for function, system_name, file, line, kind, reason in zip(
+                functions, system_names, files, lines, kinds, reasons, strict=True
+            )
+        ),
+    )
+
+
+def bounded(name: str) -> str:
+    """`name` as it can be stored and asked for: UTF-8, and where overlong, its beginning and a hash of it all."""
+    name = encodable(name)
+    if len(name) <= MAX_NAME:
+        return name
+    return f"{name[: MAX_NAME - 17]}…{blake2b(name.encode(), digest_size=8).hexdigest()}"

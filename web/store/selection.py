@@ -1,0 +1,178 @@
+"""What a reader asks for: a range of time, an event, and labels; as text from a URL, and as SQL."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from web.store.store import BadQuery
+
+WINDOW_LABELS: Final = ("host", "event", "hz")
+SAMPLE_LABELS: Final = ("service", "container", "pid", "comm", "process", "thread")
+LABELS: Final = (*WINDOW_LABELS, *SAMPLE_LABELS)
+_NUMBERS: Final = ("pid", "hz")
+
+_MATCHER: Final = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_.]*)\s*(=~|!~|!=|=)(.*)", re.DOTALL)
+_RELATIVE: Final = re.compile(r"now(?:-(\d{1,6})([smhdw]))?")
+_UNIT_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_LAST_S: Final = (1 << 32) - 1  # what the store's times can hold
+
+
+@dataclass(frozen=True, slots=True)
+class Matcher:
+    """`label` `operator` `value`; the operator is =, !=, =~ or !~, regular expressions match the whole value."""
+
+    label: str
+    operator: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.label}{self.operator}{self.value}"
+
+    @property
+    def regex(self) -> str:
+        return f"^(?s:{self.value})$"
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Windows that start in [since, until), in seconds since the epoch, and the samples in them that match."""
+
+    since: int
+    until: int
+    matchers: tuple[Matcher, ...] = ()
+
+    @property
+    def filters_samples(self) -> bool:
+        return any(matcher.label in SAMPLE_LABELS for matcher in self.matchers)
+
+    def value(self, label: str) -> str | None:
+        """The one value that `label` must equal, if it must."""
+        for matcher in self.matchers:
+            if matcher.label == label and matcher.operator == "=":
+                return matcher.value
+        return None
+
+    def also(self, label: str, value: str) -> Selection:
+        return replace(self, matchers=(*self.matchers, Matcher(label, "=", value)))
+
+    def without_sample_filters(self) -> Selection:
+        kept = tuple(matcher for matcher in self.matchers if matcher.label not in SAMPLE_LABELS)
+        return replace(self, matchers=kept)
+
+    def where(self, horizon: int, *, samples: bool) -> tuple[str, dict[str, Any]]:
+        """The condition on table samples (or windows, which know nothing of sample labels) and its parameters."""
+        terms = [
+            "ts >= toDateTime({since:UInt32}, 'UTC')",
+            "ts < toDateTime({until:UInt32}, 'UTC')",
+            "batch <= {horizon:UInt32}",
+        ]
+        parameters: dict[str, Any] = {"since": self.since, "until": self.until, "horizon": horizon}
+        for number, matcher in enumerate(self.matchers):
+            if not samples and matcher.label in SAMPLE_LABELS:
+                continue
+            name = f"m{number}"
+            terms.append(_term(matcher, name))
+            regular = matcher.operator.endswith("~")
+            parameters[name] = matcher.regex if regular else matcher.value
+        return " AND ".join(terms), parameters
+
+
+def _term(matcher: Matcher, name: str) -> str:
+    columns = ("process", "thread") if matcher.label == "comm" else (matcher.label,)
+    tests = []
+    for column in columns:
+        text = f"toString({column})" if column in _NUMBERS else column
+        if matcher.operator.endswith("~"):
+            tests.append(f"match({text}, {{{name}:String}})")
+        elif column in _NUMBERS:
+            tests.append(f"{column} = toUInt32({{{name}:String}})")
+        else:
+            tests.append(f"{column} = {{{name}:String}}")
+    either = f"({' OR '.join(tests)})"
+    return f"NOT {either}" if matcher.operator.startswith("!") else either
+
+
+def parse(query: Sequence[tuple[str, str]], *, default_since: str = "now-1h", now: float | None = None) -> Selection:
+    """The selection that a URL's query string asks for: from, until, host, event, comm, and any number of q.
+
+    Names that mean nothing here are left to others. Raises BadQuery.
+    """
+    now = time.time() if now is None else now
+    first: dict[str, str] = {}
+    for key, value in query:
+        first.setdefault(key, value)
+    since = parse_time(first.get("from") or default_since, "from", now)
+    until = parse_time(first.get("until") or "now", "until", now)
+    if since >= until:
+        raise BadQuery("`from` must be earlier than `until`")
+    matchers = [Matcher(label, "=", first[label]) for label in ("host", "event", "comm") if first.get(label)]
+    matchers += [parse_matcher(value) for key, value in query if key == "q" and value.strip()]
+    if len(matchers) > 32:
+        raise BadQuery("more than 32 selectors; combine them with a regular expression (=~)")
+    return Selection(since, until, tuple(dict.fromkeys(matchers)))
+
+
+def parse_matcher(text: str) -> Matcher:
+    """`label=value`, `label!=value`, `label=~regex` or `label!~regex`. Raises BadQuery."""
+    found = _MATCHER.fullmatch(text)
+    if not found:
+        raise BadQuery(f"q={_short(text)} is no selector: write label=value, with =, !=, =~ or !~")
+    label, operator, value = found.groups()
+    if label not in LABELS:
+        raise BadQuery(f"unknown label {_short(label)}; known are {', '.join(LABELS)}")
+    if label in _NUMBERS and not operator.endswith("~"):
+        if not re.fullmatch(r"[0-9]{1,10}", value) or int(value) > 0xFFFFFFFF:
+            raise BadQuery(f"{label} must be a whole number, not {_short(value)}")
+    return Matcher(label, operator, value)
+
+
+def parse_time(text: str, name: str, now: float) -> int:
+    """Whole seconds since the epoch, rounded up: a window belongs to a range if it starts in it.
+
+    `text` is RFC 3339, seconds or milliseconds since the epoch, `now`, or `now-` and a number of s, m, h,
+    d or w. Raises BadQuery.
+    """
+    text = text.strip()
+    seconds: float | None = None
+    if relative := _RELATIVE.fullmatch(text):
+        amount, unit = relative.groups()
+        seconds = now - int(amount) * _UNIT_S[unit] if amount else now
+    elif re.fullmatch(r"[0-9]{1,16}(\.[0-9]{1,9})?", text):
+        seconds = float(text)
+        if seconds >= 1e11:
+            seconds /= 1000
+    else:
+        try:
+            # In a query string, an unescaped + of the offset arrives as a space.
+            moment = datetime.fromisoformat(re.sub(r" (\d\d:?\d\d)$", r"+\1", text))
+            seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        except (ValueError, OverflowError):
+            seconds = None
+    if seconds is None or not 0 <= seconds <= _LAST_S:
+        raise BadQuery(
+            f"`{name}` is no time: {_short(text)}; write 2026-01-31T12:00:00Z, seconds or milliseconds"
+            " since 1970, now, or now-15m (s, m, h, d, w)"
+        )
+    return -int(-seconds // 1)
+
+
+def rfc3339(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:60] + "…")
+
+
+def as_mapping(selection: Selection) -> Mapping[str, Any]:
+    """The selection as its JSON twins tell it."""
+    return {
+        "from": rfc3339(selection.since),
+        "until": rfc3339(selection.until),
+        "q": [str(matcher) for matcher in selection.matchers],
+    }

@@ -1,0 +1,235 @@
+"""Stacks out of the store: sums in SQL, then arrays; a StackTable for pictures, a Profile for exports.
+
+What a location stands for never changes, as its id is a hash of it: decoded locations are kept.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from profiler.model import Sample, StackTable, bases
+from symbolizer.types import Frame, Kind, Location
+from web.store.rows import LOCATION_COLUMNS, location_of
+from web.store.selection import Selection
+from web.store.store import Store, StoreUnavailable
+
+_CACHED_LOCATIONS: Final = 50_000
+_IDS_A_QUERY: Final = 5_000
+
+Ids = NDArray[np.uint64]
+
+
+class Locations:
+    """Locations by id, as the store knows them; the least recently used are forgotten first."""
+
+    def __init__(self, store: Store, limit: int = _CACHED_LOCATIONS) -> None:
+        self._store = store
+        self._limit = limit
+        self._lock = threading.Lock()
+        self._cache: OrderedDict[int, Location] = OrderedDict()
+
+    def get(self, ids: list[int]) -> list[Location]:
+        """The locations of `ids`, in their order."""
+        found: dict[int, Location] = {}
+        with self._lock:
+            for key in ids:
+                location = self._cache.get(key)
+                if location is not None:
+                    found[key] = location
+                    self._cache.move_to_end(key)
+        missing = [key for key in ids if key not in found]
+        for at in range(0, len(missing), _IDS_A_QUERY):
+            rows = self._store.rows(
+                f"SELECT {', '.join(LOCATION_COLUMNS)} FROM frames WHERE id IN {{ids:Array(UInt64)}} LIMIT 1 BY id",
+                {"ids": missing[at : at + _IDS_A_QUERY]},
+            )
+            for row in rows.rows:
+                found[row[0]] = location_of(row)
+        with self._lock:
+            for key in missing:
+                self._cache[key] = found[key]
+            while len(self._cache) > self._limit:
+                self._cache.popitem(last=False)
+        return [found[key] for key in ids]
+
+
+@dataclass(frozen=True, slots=True)
+class Stacks:
+    """Distinct stacks of a selection: stack i has `locations[j] for j in index[offsets[i]:offsets[i + 1]]`,
+    leaf first, and the id `ids[i]` (ascending)."""
+
+    ids: Ids
+    index: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    locations: list[Location]
+
+    def rows_of(self, ids: Ids) -> NDArray[np.int64]:
+        places = np.searchsorted(self.ids, ids)
+        if len(ids) and not (len(self.ids) and np.array_equal(self.ids.take(places, mode="clip"), ids)):
+            raise StoreUnavailable("the store holds samples of stacks that are missing from it")
+        return places
+
+
+@dataclass(frozen=True, slots=True)
+class FrameCounts:
+    """How many frames have names, and how many have none, by reason, weighted with their sample's count."""
+
+    named: int
+    unknown: Mapping[str, int]
+
+
+def fetch_stacks(store: Store, selection: Selection, horizon: int, locations: Locations) -> Stacks:
+    where, parameters = selection.where(horizon, samples=True)
+    answer = store.raw(
+        "SELECT groupArray(id), groupArray(toUInt32(length(locations))), groupArrayArray(locations)"
+        " FROM (SELECT id, locations FROM stacks"
+        f" WHERE id IN (SELECT stack FROM samples WHERE {where}) ORDER BY id LIMIT 1 BY id)",
+        parameters,
+    )
+    ids: Ids = answer.array(np.uint64)
+    lengths = answer.array(np.uint32)
+    flat = answer.array(np.uint64)
+    order = np.argsort(ids, kind="stable")
+    flat, offsets = gather(flat, csr(lengths), order)
+    distinct, index = np.unique(flat, return_inverse=True)
+    return Stacks(ids[order], index.astype(np.int64), offsets, locations.get(distinct.tolist()))
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Counts of stacks below one process and thread name: counts[i] of the stack with the id stacks[i]."""
+
+    process: str
+    thread: str
+    stacks: Ids
+    counts: NDArray[np.uint64]
+
+
+def fetch_groups(store: Store, selection: Selection, horizon: int) -> list[Group]:
+    where, parameters = selection.where(horizon, samples=True)
+    answer = store.raw(
+        "SELECT process, thread, groupArray(stack), groupArray(count) FROM"
+        " (SELECT toString(process) AS process, toString(thread) AS thread, stack, sum(value) AS count"
+        f" FROM (SELECT process, thread, stack, value FROM samples WHERE {where})"
+        " GROUP BY process, thread, stack)"
+        " GROUP BY process, thread ORDER BY process, thread",
+        parameters,
+    )
+    groups = []
+    while answer.more:
+        groups.append(Group(answer.string(), answer.string(), answer.array(np.uint64), answer.array(np.uint64)))
+    return groups
+
+
+def table_of(groups: list[Group], stacks: Stacks) -> StackTable:
+    """Every group's stacks below its process's name, and its thread's where that differs."""
+    frames: list[Frame] = []
+    binaries: list[str] = []
+    known: dict[tuple[str, Kind, str], int] = {}
+
+    def number(frame: Frame, binary: str) -> int:
+        key = (frame.function, frame.kind, binary)
+        found = known.get(key)
+        if found is None:
+            found = known[key] = len(frames)
+            frames.append(frame)
+            binaries.append(binary)
+        return found
+
+    # Each location's frames, root first.
+    of_location = [
+        [number(frame, location.binary.path if location.binary else "") for frame in reversed(location.frames)]
+        for location in stacks.locations
+    ]
+    location_offsets = csr(np.fromiter(map(len, of_location), np.int64, len(of_location)))
+    location_frames = np.fromiter((frame for of in of_location for frame in of), np.int64)
+
+    # Each distinct stack's frames, root first: turn the locations round, then put their frames in place.
+    stack_of = np.repeat(np.arange(len(stacks.ids)), np.diff(stacks.offsets))
+    backwards = (stacks.offsets[:-1] + stacks.offsets[1:] - 1)[stack_of] - np.arange(len(stacks.index))
+    flat, entry_offsets = gather(location_frames, location_offsets, stacks.index[backwards])
+    frame_offsets = entry_offsets[stacks.offsets]
+
+    # Each group's stacks, with the names they stand on before them.
+    parts: list[NDArray[np.int64]] = []
+    lengths: list[NDArray[np.int64]] = []
+    for group in groups:
+        names = np.array([number(Frame(name, kind), "") for name, kind in bases(group.process, group.thread)])
+        inner, offsets = gather(flat, frame_offsets, stacks.rows_of(group.stacks))
+        parts.append(np.insert(inner, np.repeat(offsets[:-1], len(names)), np.tile(names, len(group.stacks))))
+        lengths.append(np.diff(offsets) + len(names))
+    return StackTable(
+        frames,
+        binaries,
+        _joined(parts).astype(np.uint32),
+        csr(_joined(lengths)),
+        _joined([group.counts.astype(np.int64) for group in groups]),
+    )
+
+
+def count_frames(groups: list[Group], stacks: Stacks) -> FrameCounts:
+    weights = np.zeros(len(stacks.ids), np.int64)
+    for group in groups:
+        np.add.at(weights, stacks.rows_of(group.stacks), group.counts.astype(np.int64))
+    per_location = np.zeros(len(stacks.locations), np.int64)
+    np.add.at(per_location, stacks.index, np.repeat(weights, np.diff(stacks.offsets)))
+    named = 0
+    unknown: dict[str, int] = {}
+    for location, weight in zip(stacks.locations, per_location.tolist(), strict=True):
+        for frame in location.frames:
+            if frame.kind is Kind.UNKNOWN:
+                reason = str(frame.reason or "")
+                unknown[reason] = unknown.get(reason, 0) + weight
+            else:
+                named += weight
+    return FrameCounts(named, dict(sorted(unknown.items())))
+
+
+def fetch_samples(store: Store, selection: Selection, horizon: int, stacks: Stacks) -> tuple[Sample, ...]:
+    """One sample per stack, process, thread, pid, service and container, heaviest first."""
+    where, parameters = selection.where(horizon, samples=True)
+    rows = store.rows(
+        "SELECT stack, pid, process, thread, sum(value) AS count, service, container"
+        f" FROM (SELECT stack, pid, process, thread, value, service, container FROM samples WHERE {where})"
+        " GROUP BY stack, pid, process, thread, service, container"
+        " ORDER BY count DESC, process, thread, pid, stack, service, container",
+        parameters,
+    ).rows
+    places = stacks.rows_of(np.array([row[0] for row in rows], np.uint64)).tolist()
+    index, offsets, locations = stacks.index.tolist(), stacks.offsets.tolist(), stacks.locations
+    made: dict[int, tuple[Location, ...]] = {}
+    samples = []
+    for place, row in zip(places, rows, strict=True):
+        stack = made.get(place)
+        if stack is None:
+            stack = made[place] = tuple(locations[j] for j in index[offsets[place] : offsets[place + 1]])
+        samples.append(Sample(stack, *row[1:]))
+    return tuple(samples)
+
+
+def csr(lengths: NDArray[Any]) -> NDArray[np.int64]:
+    """Lengths of rows → where each begins, and where the last ends."""
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+def gather(
+    flat: NDArray[Any], offsets: NDArray[np.int64], rows: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """The rows `rows` of the ragged array (flat, offsets), in that order, as a ragged array."""
+    lengths = np.diff(offsets)[rows]
+    result = csr(lengths)
+    places = np.arange(result[-1]) + np.repeat(offsets[:-1][rows] - result[:-1], lengths)
+    return flat[places], result
+
+
+def _joined(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    return np.concatenate(parts) if parts else np.zeros(0, np.int64)

@@ -1,0 +1,255 @@
+"""The store: a ClickHouse database, embedded (chDB) or on a server, and the clients that talk to it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+import clickhouse_connect
+from clickhouse_connect.driver._chdbclient import ChdbClient  # here, not at first use: see app.serve
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError
+
+from web.store.rowbinary import RowBinary
+
+DATABASE: Final = "pilotlight"
+_PASSING: Final = "inserts"
+READERS: Final = 4
+SCHEMA: Final = (files("web.store") / "schema.sql").read_text("utf-8")
+
+# The embedded engine assumes a machine of its own; here it is a guest.
+_ENGINE: Final = {
+    "max_server_memory_usage": str(1 << 30),
+    "mark_cache_size": str(64 << 20),
+    "index_mark_cache_size": str(16 << 20),
+    "primary_index_cache_size": str(64 << 20),
+    "compiled_expression_cache_size": str(16 << 20),
+    "query_condition_cache_size": str(8 << 20),
+}
+# One thread writes a block, so that an insert is one part of a partition; a mutation is over when it returns.
+_SETTINGS: Final = {
+    "max_insert_threads": 1,
+    "mutations_sync": 2,
+    "allow_nondeterministic_mutations": 1,
+    "log_queries": 0,
+    "prefer_column_name_to_alias": 1,
+    "max_execution_time": 60,
+}
+
+_CANNOT_COMPILE_REGEXP: Final = 427
+_TOO_MUCH: Final = (159, 241)  # time and memory
+
+log = logging.getLogger("pilotlight.store")
+
+
+class StoreUnavailable(Exception):
+    """The store cannot be opened or does not answer; the message is one sentence for people."""
+
+
+class BadQuery(ValueError):
+    """The store refuses what the caller asked for; the message is one sentence for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The result of a query: names of the columns, and tuples."""
+
+    columns: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+
+    def dicts(self) -> list[dict[str, Any]]:
+        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+
+
+class Store:
+    """A pool of clients on one database. Safe to use from any thread; each client serves one at a time.
+
+    `horizon` is the newest batch that is whole. Every read of samples and windows is bounded by it, so
+    that samples and their accounting always belong together, also while a commit is under way.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Open the store at chdb:///DIR or clickhouse://[USER[:PASSWORD]@]HOST[:PORT][/DATABASE][?secure=1].
+
+        Raises StoreUnavailable.
+        """
+        self.url = url
+        self.horizon = 0
+        self.directory: Path | None = directory_of(url)
+        self._idle: queue.LifoQueue[Client] = queue.LifoQueue()
+        self._clients: list[Client] = []
+        self._lock = threading.Lock()
+        self._closed = False
+        parts = urlsplit(url)
+        self._database = unquote(parts.path.strip("/")) if parts.scheme != "chdb" else ""
+        self._database = self._database or DATABASE
+        if not self._database.replace("_", "").isalnum():
+            raise StoreUnavailable(f"{self._database!r} is no name for a database: use letters, digits and underscores")
+        try:
+            if self.directory is not None:
+                _prepare(self.directory)
+            first = self._connect("")
+            # The embedded engine's default database is not Atomic, so its tables could not be replaced safely.
+            first.command(f"CREATE DATABASE IF NOT EXISTS {self._database} ENGINE = Atomic")
+            first.close()
+            self._put(self._connect(self._database))
+            with self.client() as client:
+                for statement in SCHEMA.split(";\n"):
+                    if statement.strip():
+                        client.command(statement)
+        except (ClickHouseError, StoreUnavailable, OSError) as error:
+            self.close()
+            reason = _reason(error.__cause__ or error)
+            raise StoreUnavailable(f"cannot open the store {public(url)}: {reason}") from error
+
+    def _connect(self, database: str) -> Client:
+        if self.directory is not None:
+            return ChdbClient(
+                path=str(self.directory / "clickhouse"),
+                database=database or None,
+                settings=_SETTINGS,
+                chdb_options=_ENGINE,
+            )
+        parts = urlsplit(self.url)
+        secure = "secure=1" in parts.query.split("&")
+        return clickhouse_connect.get_client(
+            host=parts.hostname or "localhost",
+            port=parts.port or (8443 if secure else 8123),
+            username=unquote(parts.username) if parts.username else None,
+            password=unquote(parts.password or ""),
+            secure=secure,
+            database=database or "__default__",
+            settings=_SETTINGS,
+        )
+
+    def _put(self, client: Client) -> None:
+        with self._lock:
+            self._clients.append(client)
+        self._idle.put(client)
+
+    @contextmanager
+    def client(self) -> Iterator[Client]:
+        """A client for one piece of work. What goes wrong with it is raised as BadQuery or StoreUnavailable."""
+        if self._closed:
+            raise StoreUnavailable("the store is closed")
+        try:
+            client = self._idle.get_nowait()
+        except queue.Empty:
+            with self._lock:
+                room = len(self._clients) < READERS
+            if room:
+                self._put(self._connect(self._database))
+            client = self._idle.get()
+        try:
+            yield client
+        except ClickHouseError as error:
+            if getattr(error, "code", None) == _CANNOT_COMPILE_REGEXP:
+                raise BadQuery(f"not a regular expression (RE2 syntax): {_regexp_reason(error)}") from error
+            if getattr(error, "code", None) in _TOO_MUCH:
+                raise BadQuery(
+                    "this asks for more than the store may use at once: choose a shorter range, or one host"
+                ) from error
+            log.error("%s", _reason(error))
+            raise StoreUnavailable("the store cannot answer at the moment; the server's log says why") from error
+        finally:
+            self._idle.put(client)
+
+    def rows(self, sql: str, parameters: dict[str, Any] | None = None) -> Rows:
+        with self.client() as client:
+            result = client.query(sql, parameters=parameters)
+            return Rows(tuple(result.column_names), [tuple(row) for row in result.result_rows])
+
+    def raw(self, sql: str, parameters: dict[str, Any] | None = None) -> RowBinary:
+        with self.client() as client:
+            return RowBinary(client.raw_query(sql, parameters=parameters, fmt="RowBinary"))
+
+    def command(self, sql: str, parameters: dict[str, Any] | None = None) -> None:
+        with self.client() as client:
+            client.command(sql, parameters=parameters)
+
+    def insert(self, table: str, names: Sequence[str], types: Sequence[str], columns: Sequence[Any]) -> None:
+        """Insert columns of equal length, as one block."""
+        with self.client() as client:
+            client.insert(
+                table,
+                columns,
+                column_names=names,
+                column_type_names=types,
+                column_oriented=True,
+            )
+
+    def bytes_on_disk(self) -> int:
+        answer = self.rows(
+            "SELECT sum(bytes_on_disk) FROM system.parts WHERE active AND database = {db:String}",
+            {"db": self._database},
+        )
+        return int(answer.rows[0][0] or 0)
+
+    def close(self) -> None:
+        self._closed = True
+        with self._lock:
+            clients, self._clients = self._clients, []
+        for client in clients:
+            with suppress(ClickHouseError, OSError):
+                client.close()
+        if self.directory is not None and tempfile.tempdir == os.fspath(self.directory / _PASSING):
+            tempfile.tempdir = None
+
+
+def directory_of(url: str) -> Path | None:
+    """The data directory of a chdb:///DIR store, None for one on a server. Raises StoreUnavailable."""
+    parts = urlsplit(url)
+    if parts.scheme == "chdb":
+        if parts.netloc or not parts.path.strip("/"):
+            raise StoreUnavailable(f"{url!r} names no absolute directory: write chdb:///var/lib/pilotlight")
+        return Path(unquote(parts.path))
+    if parts.scheme == "clickhouse" and parts.hostname:
+        return None
+    raise StoreUnavailable(
+        f"{public(url)!r} is no store: give chdb:///DIRECTORY or clickhouse://HOST[:PORT][/DATABASE]"
+    )
+
+
+def public(url: str) -> str:
+    """`url` without its password, for messages."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return parts._replace(netloc=f"{parts.username}:***@{parts.netloc.rpartition('@')[2]}").geturl()
+
+
+def _prepare(directory: Path) -> None:
+    """Make the data directory, private to this user, with a place for inserts on their way to the engine."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    passing = directory / _PASSING
+    shutil.rmtree(passing, ignore_errors=True)
+    passing.mkdir(mode=0o700)
+    # The embedded engine's client hands each insert over in a temporary file: beside the data, where there
+    # is room or the insert could not succeed anyway, and where a killed process leaves nothing behind.
+    tempfile.tempdir = os.fspath(passing)
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error)
+    if "Cannot lock file" in text:
+        return "another process has it open; one server at a time can use a directory"
+    if isinstance(error, PermissionError):
+        return f"this user may not use {error.filename}"
+    return text.split("\n")[0].split(" (version ")[0][:300]
+
+
+def _regexp_reason(error: Exception) -> str:
+    text = str(error)
+    _, _, rest = text.partition("error: ")
+    return (rest or text).split(". Look at")[0][:200]

@@ -1,0 +1,313 @@
+"""The one thread that writes to the store: group commit, idempotent, whole or not at all.
+
+A commit takes the next batch number N and writes, in this order:
+
+1. frames and stacks: named by the hash of their content, so writing them twice changes nothing;
+2. windows, marked N: from here on the batch is known to have begun;
+3. samples, marked N, and by materialized view series_1m;
+4. pushes, marked N, in one block of one partition, which the engine commits atomically: now the batch
+   is whole. Only then are its pushes acknowledged, and only then does `Store.horizon` let reads see it.
+
+A process that dies, or an insert that fails, leaves at most one batch that has windows and no pushes: it
+was never acknowledged. Batches are written one by one and an unfinished one is undone before the next
+begins (at start, or after the failure), so it is the one above the newest batch in `pushes`. Undoing
+deletes its samples, makes the minutes of series_1m it may have touched anew from the samples that remain
+(the view is not atomic with its base), and deletes its windows last. Since windows are what says that
+there is something to undo, a death in between only means undoing once more. A window of samples older
+than `MAX_AGE_S` is refused, so that those minutes' samples have not expired yet.
+
+A push is known by (agent, epoch, sequence) and the sha256 of its body, looked up in `pushes` before the
+batch is written: the stored rows are the only memory there is, so a retry an hour or a restart later is
+still not doubled. The same sequence with another hash is refused. A body without an identity is taken
+for a retry if the same bytes came within `ANONYMOUS_WINDOW_S`. The engine's own insert deduplication is
+off: it would swallow a batch that was undone and comes again with the same content.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any, Final
+
+from profiler.model import Profile
+from web.store.rows import FRAMES, PUSHES, SAMPLES, STACKS, WINDOWS, Batch, Known, Table
+from web.store.store import Store, StoreUnavailable
+
+MAX_AGE_S: Final = 13 * 86400  # samples expire after 14 days
+MAX_AHEAD_S: Final = 86400
+ANONYMOUS_WINDOW_S: Final = 3600
+QUEUE_PUSHES: Final = 256
+QUEUE_SAMPLES: Final = 500_000
+
+log = logging.getLogger("pilotlight.writer")
+
+
+class Written(Enum):
+    STORED = "stored"
+    DUPLICATE = "duplicate"
+
+
+class Busy(Exception):
+    """The queue is full: come back later."""
+
+
+class Conflict(Exception):
+    """Another body was already stored under this push's identity."""
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """What came in one request. `agent`, `epoch` are "" and `sequence` 0 where it has no identity."""
+
+    profiles: Sequence[Profile]
+    sha256: str
+    agent: str = ""
+    epoch: str = ""
+    sequence: int = 0
+
+    @property
+    def identity(self) -> tuple[str, str, int]:
+        return self.agent, self.epoch, self.sequence
+
+    @property
+    def samples(self) -> int:
+        return sum(len(profile.samples) for profile in self.profiles)
+
+
+@dataclass(slots=True)
+class Figures:
+    """Counters for /metrics."""
+
+    stored: int = 0
+    duplicates: int = 0
+    conflicts: int = 0
+    failed: int = 0
+    windows: int = 0
+    samples: int = 0
+    stacks: int = 0
+    locations: int = 0
+    commits: int = 0
+    undone: int = 0
+    commit_seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class _Waiting:
+    push: Push
+    done: Future[Written] = field(default_factory=Future)
+
+
+class Writer:
+    """Takes pushes from any thread; commits them at most every `interval` seconds, or every `rows` samples."""
+
+    def __init__(self, store: Store, interval: float = 1.0, rows: int = 15_000) -> None:
+        """Undoes what an earlier process left unfinished, then starts the thread."""
+        self.figures = Figures()
+        self._store = store
+        self._interval = interval
+        self._rows = rows
+        self._queue: queue.Queue[_Waiting | None] = queue.Queue(QUEUE_PUSHES)
+        self._queued_samples = 0
+        self._lock = threading.Lock()
+        self._known = Known()
+        self._unfinished = False
+        self._closed = False
+        self._undo()
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self._thread.start()
+
+    @property
+    def queued(self) -> int:
+        return self._queue.qsize()
+
+    @property
+    def healthy(self) -> bool:
+        return self._thread.is_alive() and not self._unfinished
+
+    def submit(self, push: Push) -> Future[Written]:
+        """Queue a push. The future's result comes after the commit; it raises Conflict or StoreUnavailable.
+
+        Raises Busy where the queue is full.
+        """
+        waiting = _Waiting(push)
+        with self._lock:
+            if self._closed or self._queued_samples > QUEUE_SAMPLES:
+                raise Busy
+            try:
+                self._queue.put_nowait(waiting)
+            except queue.Full:
+                raise Busy from None
+            self._queued_samples += push.samples
+        return waiting.done
+
+    def close(self) -> None:
+        """Commit what is queued, and stop."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        last = 0.0
+        while True:
+            first = self._queue.get()
+            if first is None:
+                return
+            group = [first]
+            samples = first.push.samples
+            due = last + self._interval
+            closing = False
+            while samples < self._rows:
+                try:
+                    following = self._queue.get(timeout=max(0.0, due - time.monotonic()))
+                except queue.Empty:
+                    break
+                if following is None:
+                    closing = True
+                    break
+                group.append(following)
+                samples += following.push.samples
+            last = time.monotonic()
+            self._commit(group)
+            with self._lock:
+                self._queued_samples -= sum(waiting.push.samples for waiting in group)
+            if closing:
+                return
+
+    def _commit(self, group: list[_Waiting]) -> None:
+        began = time.monotonic()
+        try:
+            if self._unfinished:
+                self._undo()
+            fresh, repeated = self._sort(group)
+            if fresh:
+                self._write([waiting.push for waiting in fresh])
+        except Exception as error:  # whatever it was, those who wait are told, and the thread goes on
+            log.error("commit failed: %s", str(error).split("\n")[0])
+            self.figures.failed += len(group)
+            for waiting in group:
+                _fail(waiting, StoreUnavailable("the store cannot be written to at the moment"))
+            return
+        self.figures.commits += 1
+        self.figures.commit_seconds += time.monotonic() - began
+        for waiting in fresh:
+            _tell(waiting, Written.STORED)
+        for waiting in repeated:
+            _tell(waiting, Written.DUPLICATE)
+
+    def _sort(self, group: list[_Waiting]) -> tuple[list[_Waiting], list[_Waiting]]:
+        """What is to be stored, and what is stored already; conflicts are answered here."""
+        identified = {waiting.push.identity for waiting in group if waiting.push.agent}
+        anonymous = {waiting.push.sha256 for waiting in group if not waiting.push.agent}
+        hashes: dict[tuple[str, str, int], str] = {}
+        bodies: set[str] = set()
+        if identified:
+            found = self._store.rows(
+                "SELECT agent, epoch, sequence, sha256 FROM pushes"
+                " WHERE (agent, epoch, sequence) IN"
+                " arrayZip({agents:Array(String)}, {epochs:Array(String)}, {sequences:Array(UInt64)})",
+                {
+                    "agents": [identity[0] for identity in identified],
+                    "epochs": [identity[1] for identity in identified],
+                    "sequences": [identity[2] for identity in identified],
+                },
+            )
+            hashes = {(row[0], row[1], row[2]): row[3] for row in found.rows}
+        if anonymous:
+            found = self._store.rows(
+                "SELECT sha256 FROM pushes"
+                " WHERE agent = '' AND sha256 IN {hashes:Array(String)} AND received > {since:DateTime('UTC')}",
+                {
+                    "hashes": sorted(anonymous),
+                    "since": datetime.fromtimestamp(time.time() - ANONYMOUS_WINDOW_S, UTC),
+                },
+            )
+            bodies = {row[0] for row in found.rows}
+        fresh: list[_Waiting] = []
+        repeated: list[_Waiting] = []
+        for waiting in group:
+            push = waiting.push
+            seen = push.identity in hashes if push.agent else push.sha256 in bodies
+            if push.agent and hashes.setdefault(push.identity, push.sha256) != push.sha256:
+                self.figures.conflicts += 1
+                _fail(waiting, Conflict())
+                continue
+            bodies.add(push.sha256)
+            if seen:
+                self.figures.duplicates += 1
+                repeated.append(waiting)
+            else:
+                fresh.append(waiting)
+        return fresh, repeated
+
+    def _write(self, pushes: list[Push]) -> None:
+        now = datetime.now(UTC)
+        self._known.start(now.date())
+        batch = Batch(self._store.horizon + 1, now.date(), self._known)
+        marks = PUSHES.columns()
+        for push in pushes:
+            for profile in push.profiles:
+                batch.add(profile, (*push.identity, push.sha256))
+            for name, value in zip(marks, (*push.identity, push.sha256, now, batch.number), strict=True):
+                marks[name].append(value)
+        self._insert(FRAMES, batch.frames)
+        self._insert(STACKS, batch.stacks)
+        batch.sent()
+        self._unfinished = True
+        self._insert(WINDOWS, batch.windows)
+        self._insert(SAMPLES, batch.samples)
+        self._insert(PUSHES, marks)
+        self._store.horizon = batch.number
+        self._unfinished = False
+        figures = self.figures
+        figures.stored += len(pushes)
+        figures.windows += len(batch.windows["ts"])
+        figures.samples += len(batch.samples["ts"])
+        figures.stacks += len(batch.new_stacks)
+        figures.locations += len(batch.new_locations)
+
+    def _insert(self, table: Table, columns: dict[str, list[Any]]) -> None:
+        if next(iter(columns.values())):
+            self._store.insert(table.name, list(columns), list(table.types.values()), list(columns.values()))
+
+    def _undo(self) -> None:
+        """Undo the batch that has begun and is not whole, if there is one; set the store's horizon."""
+        store = self._store
+        whole = int(store.rows("SELECT max(batch) FROM pushes").rows[0][0])
+        above = {"whole": whole}
+        begun = store.rows("SELECT DISTINCT toStartOfMinute(ts) FROM windows WHERE batch > {whole:UInt32}", above)
+        if begun.rows:
+            minutes = {"minutes": [row[0] for row in begun.rows]}
+            store.command("ALTER TABLE samples DELETE WHERE batch > {whole:UInt32}", above)
+            store.command("ALTER TABLE series_1m DELETE WHERE t IN {minutes:Array(DateTime('UTC'))}", minutes)
+            store.command(
+                "INSERT INTO series_1m (t, host, event, hz, service, container, process, value)"
+                " SELECT toStartOfMinute(ts) AS t, host, event, hz, service, container, process, sum(value)"
+                " FROM samples WHERE toStartOfMinute(ts) IN {minutes:Array(DateTime('UTC'))} GROUP BY ALL",
+                minutes,
+            )
+            store.command("ALTER TABLE windows DELETE WHERE batch > {whole:UInt32}", above)
+            self.figures.undone += 1
+            log.warning("undid an unfinished commit of %d minutes; it was never acknowledged", len(begun.rows))
+        store.horizon = whole
+        self._unfinished = False
+
+
+def _tell(waiting: _Waiting, written: Written) -> None:
+    with suppress(InvalidStateError):  # who waited has gone
+        waiting.done.set_result(written)
+
+
+def _fail(waiting: _Waiting, error: Exception) -> None:
+    with suppress(InvalidStateError):
+        waiting.done.set_exception(error)

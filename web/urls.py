@@ -1,0 +1,51 @@
+"""Addresses of pages and of their twins in other formats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+from urllib.parse import quote, urlencode
+
+TWINS: Final = ("svg", "json", "folded", "pb.gz", "speedscope.json")
+
+Query = tuple[tuple[str, str], ...]
+
+
+def home(query: Query = ()) -> str:
+    return _with("/", query)
+
+
+def host(name: str, extension: str = "", query: Query = ()) -> str:
+    return _with(f"/hosts/{quote(name, safe='')}{'.' + extension if extension else ''}", query)
+
+
+def flamegraph(query: Query = (), extension: str = "") -> str:
+    return _with(f"/flamegraph{'.' + extension if extension else ''}", query)
+
+
+def static(name: str) -> str:
+    return f"/static/{name}"
+
+
+def replaced(query: Query, **values: str | None) -> Query:
+    """`query` with each name set to one value, or without it where that is None or empty.
+
+    Names that are Python keywords are written with an underscore after them: from_="now-1h".
+    """
+    new = {name.rstrip("_"): value for name, value in values.items()}
+    kept = [(name, value) for name, value in query if name not in new]
+    return tuple(kept + [(name, value) for name, value in new.items() if value])
+
+
+def plus(query: Query, selector: str) -> Query:
+    """`query` with one more selector, such as process=nginx."""
+    return (*query, ("q", selector))
+
+
+def minus(query: Query, selector: str) -> Query:
+    return tuple((name, value) for name, value in query if (name, value) != ("q", selector))
+
+
+def _with(path: str, query: Iterable[tuple[str, str]]) -> str:
+    text = urlencode(list(query), safe=":=~!,")
+    return f"{path}?{text}" if text else path
