@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import pwd
+import resource
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -23,6 +24,7 @@ from profiler.formats.folded import read_folded
 from profiler.formats.json import read_json
 from profiler.formats.pprof import read_pprof
 from profiler.libbpf import BpfError
+from profiler.memory import keep_small
 from profiler.model import Profile, StackTable, stack_table
 from profiler.push import PushError, parse_target
 from profiler.record import Output, RecordError, RecordOptions, run_record, write_file
@@ -226,10 +228,9 @@ def _say(sentence: str) -> None:
     print(f"pilotlight: {sentence}", file=sys.stderr, flush=True)
 
 
-def _allow_many_files() -> None:
-    """Two perf events a CPU take more files than the usual 1,024 on large machines."""
-    import resource
-
+def _prepare() -> None:
+    """Readies this process for sampling: small, and with two files a CPU, which may be more than the usual 1,024."""
+    keep_small()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, _MANY_FILES)
     if soft < wanted:
@@ -239,7 +240,7 @@ def _allow_many_files() -> None:
 
 def _run(options: argparse.Namespace) -> int:
     events.check_hz(options.hz)
-    _allow_many_files()
+    _prepare()
     token = _token(options)
     stop = stop_on_signals()
     host, port = options.listen
@@ -255,7 +256,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _agent(options: argparse.Namespace) -> int:
-    _allow_many_files()
+    _prepare()
     target = parse_target(options.server, _token(options))
     return run_agent(AgentOptions(target, options.hz, options.host, dict(options.label)), _say)
 
@@ -299,7 +300,7 @@ def _server_user(wanted: str | None) -> str | None:
 
 
 def _record(options: argparse.Namespace) -> int:
-    _allow_many_files()
+    _prepare()
     events.check_hz(options.hz)
     if options.pid and options.command_line:
         raise UsageError("Give either pids (-p) or a command after --, not both.")

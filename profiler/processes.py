@@ -66,6 +66,7 @@ class Program:
 class _Process:
     parent: int
     spaces: list[_Space]
+    threads: bool = True
     exited: int = 0
     sampled: int = 0
 
@@ -128,7 +129,7 @@ class Processes:
         """Forgets what no later window can need: processes and programs that ended before `end`."""
         for pid, process in list(self._processes.items()):
             if process.exited and process.exited < end:
-                if _is_running(pid):  # only its first thread ended
+                if process.threads and _is_running(pid):  # only its first thread ended
                     process.exited = 0
                 else:
                     self._mappings -= sum(_size(space) for space in process.spaces)
@@ -158,6 +159,8 @@ class Processes:
     def _on_fork(self, stamp: int, body: bytes) -> None:
         pid, parent_pid, _, _ = _FORK.unpack_from(body)
         if pid == parent_pid:
+            if pid in self._processes:
+                self._processes[pid].threads = True
             return
         parent = self._processes.get(parent_pid)
         if parent is None:
@@ -168,7 +171,7 @@ class Processes:
         self._mappings += _size(space)
         process = self._processes.get(pid)
         if process is None:
-            self._processes[pid] = _Process(parent_pid, [space])
+            self._processes[pid] = _Process(parent_pid, [space], threads=False)
         elif process.spaces[-1].scanned < stamp:
             process.parent, process.exited = parent_pid, 0
             process.spaces.append(space)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,72 +19,62 @@ from symbolizer.types import Frame, Kind, Location, Mapping, Reason
 
 _CUT = Location(0, None, (Frame("[truncated]", Kind.UNKNOWN, reason=Reason.TRUNCATED),))
 
-
-@dataclass(slots=True)
-class FrameCounts:
-    """Frames weighted with their samples' counts: those with a name, and those without by reason."""
-
-    named: int = 0
-    unknown: dict[str, int] = field(default_factory=dict)
-
-    def add(self, stack: tuple[Location, ...], count: int) -> None:
-        for location in stack:
-            for frame in location.frames:
-                if frame.reason is None:
-                    self.named += count
-                else:
-                    self.unknown[frame.reason.value] = self.unknown.get(frame.reason.value, 0) + count
+Stack = tuple[Location, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """`without_stack` are ticks whose stack did not come with its window; 0 unless the kernel misbehaves."""
+    """The samples of a window. `frames_named` and `frames_unknown`, by reason, are weighted with their counts.
+
+    `without_stack` are ticks whose stack did not come with its window; 0 unless the kernel misbehaves.
+    """
 
     samples: tuple[Sample, ...]
-    frames: FrameCounts
+    frames_named: int
+    frames_unknown: dict[str, int]
     without_stack: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Process:
+    """What is known of one process: the programs it ran, and its user stacks by position, as each of them saw it."""
+
+    programs: list[Program]
+    names: list[str]
+    stacks: list[dict[int, Stack]]
 
 
 def resolve(raw: RawWindow, processes: Processes, symbolizer: Symbolizer, cgroups: Cgroups) -> Resolved:
     """Gives every stack of the window its locations, each looked up once however often it occurs."""
     stacks = raw.stacks
-    addresses = lookup_addresses(stacks)
     kernel_at = stacks.find(raw.keys["kernel_stack"])
     user_at = stacks.find(raw.keys["user_stack"])
     missing = ((raw.keys["kernel_stack"] != 0) & (kernel_at < 0)) | ((raw.keys["user_stack"] != 0) & (user_at < 0))
-    kernel = _kernel_stacks(stacks, addresses, kernel_at, symbolizer)
-    samples: list[Sample] = []
-    frames = FrameCounts()
     rows = np.flatnonzero(~missing)
-    rows = rows[np.argsort(raw.keys["tgid"][rows], kind="stable")]
-    pids = raw.keys["tgid"][rows]
-    bounds = np.concatenate([[0], np.flatnonzero(np.diff(pids)) + 1, [len(rows)]]) if len(rows) else [0]
-    for first, last in zip(bounds[:-1], bounds[1:], strict=True):
-        pid = int(pids[first])
-        of_pid = rows[first:last]
-        programs = processes.programs(pid, raw.start_mono_ns, raw.end_mono_ns)
-        user = _user_stacks(pid, programs, stacks, addresses, user_at[of_pid], processes, symbolizer)
-        for row in of_pid.tolist():
-            key = raw.keys[row]
-            thread = clean_name(key["comm"])
-            by_program = user.get(int(user_at[row]))
-            program = _choose(programs, by_program, thread)
-            stack = kernel.get(int(kernel_at[row]), ()) + (by_program[program] if by_program else ())
-            workload = cgroups.workload(int(key["cgroup"]))
-            count = int(raw.counts[row])
-            frames.add(stack, count)
-            samples.append(
-                Sample(
-                    stack,
-                    pid,
-                    clean_name(programs[program].name) if programs else thread,
-                    thread,
-                    count,
-                    workload.service,
-                    workload.container,
-                )
-            )
-    return Resolved(tuple(samples), frames, int(raw.counts[missing].sum()))
+    kernel = _kernel_stacks(stacks, kernel_at[rows], symbolizer)
+    known = _user_stacks(raw, user_at[rows], raw.keys["tgid"][rows], processes, symbolizer)
+    samples: list[Sample] = []
+    weights: dict[int, int] = {}
+    keys = raw.keys[rows]
+    for pid, comm, cgroup, kernel_position, user_position, count in zip(
+        keys["tgid"].tolist(),
+        keys["comm"].tolist(),
+        keys["cgroup"].tolist(),
+        kernel_at[rows].tolist(),
+        user_at[rows].tolist(),
+        raw.counts[rows].tolist(),
+        strict=True,
+    ):
+        process, thread = known[pid], clean_name(comm)
+        program = _choose(process, user_position, thread) if len(process.programs) > 1 else 0
+        stack = kernel.get(kernel_position, ()) + process.stacks[program].get(user_position, ())
+        for location in stack:
+            weights[id(location)] = weights.get(id(location), 0) + count
+        workload = cgroups.workload(cgroup)
+        name = process.names[program] if process.names else thread
+        samples.append(Sample(stack, pid, name, thread, count, workload.service, workload.container))
+    named, unknown = _frame_counts(samples, weights)
+    return Resolved(tuple(samples), named, unknown, int(raw.counts[missing].sum()))
 
 
 def lookup_addresses(stacks: Stacks) -> NDArray[np.uint64]:
@@ -94,84 +85,113 @@ def lookup_addresses(stacks: Stacks) -> NDArray[np.uint64]:
     return addresses
 
 
-def _kernel_stacks(
-    stacks: Stacks, addresses: NDArray[np.uint64], positions: NDArray[np.int64], symbolizer: Symbolizer
-) -> dict[int, tuple[Location, ...]]:
-    used = np.unique(positions[positions >= 0])
-    index, slices = _gather(stacks, used)
-    distinct, inverse = np.unique(addresses[index], return_inverse=True)
-    return _tuples(used, slices, inverse, symbolizer.kernel(distinct.tolist()))
-
-
-def _user_stacks(
-    pid: int,
-    programs: Sequence[Program],
-    stacks: Stacks,
-    addresses: NDArray[np.uint64],
-    positions: NDArray[np.int64],
-    processes: Processes,
-    symbolizer: Symbolizer,
-) -> dict[int, list[tuple[Location, ...]]]:
-    """The locations of each user stack of a process, once for each program it ran (once where none is known)."""
-    used = np.unique(positions[positions >= 0])
-    if not len(used):
-        return {}
-    index, slices = _gather(stacks, used)
-    distinct, inverse = np.unique(addresses[index], return_inverse=True)
-    relatives = processes.relatives(pid)
-    found: dict[int, list[tuple[Location, ...]]] = {position: [] for position in used.tolist()}
-    for mappings in [program.mappings for program in programs] or [()]:
-        queries = list(zip(distinct.tolist(), mappings_at(mappings, distinct), strict=True))
-        locations = symbolizer.user(pid, queries, relatives)
-        for position, stack in _tuples(used, slices, inverse, locations).items():
-            found[position].append(stack)
+def mappings_at(mappings: Sequence[Mapping], addresses: Sequence[int]) -> list[Mapping | None]:
+    """The mapping that holds each address; `mappings` are in the order of their addresses and do not overlap."""
+    starts = [mapping.start for mapping in mappings]
+    found: list[Mapping | None] = []
+    for address in addresses:
+        at = bisect_right(starts, address) - 1
+        found.append(mappings[at] if at >= 0 and address < mappings[at].end else None)
     return found
 
 
-def mappings_at(mappings: Sequence[Mapping], addresses: NDArray[np.uint64]) -> list[Mapping | None]:
-    """The mapping that holds each address; `mappings` are in the order of their addresses and do not overlap."""
-    if not mappings:
-        return [None] * len(addresses)
-    starts = np.array([mapping.start for mapping in mappings], np.uint64)
-    ends = np.array([mapping.end for mapping in mappings], np.uint64)
-    at = np.searchsorted(starts, addresses, side="right") - 1
-    inside = (at >= 0) & (addresses < ends[at])
-    return [mappings[i] if ok else None for i, ok in zip(at.tolist(), inside.tolist(), strict=True)]
+def _kernel_stacks(stacks: Stacks, positions: NDArray[np.int64], symbolizer: Symbolizer) -> dict[int, Stack]:
+    used = np.unique(positions[positions >= 0])
+    addresses, slices = _gather(stacks, used)
+    distinct, inverse = np.unique(addresses, return_inverse=True)
+    return _tuples(used.tolist(), slices, inverse.tolist(), symbolizer.kernel(distinct.tolist()))
 
 
-def _choose(programs: Sequence[Program], stacks: list[tuple[Location, ...]] | None, thread: str) -> int:
+def _user_stacks(
+    raw: RawWindow,
+    positions: NDArray[np.int64],
+    pids: NDArray[np.uint32],
+    processes: Processes,
+    symbolizer: Symbolizer,
+) -> dict[int, _Process]:
+    """Every sampled process with its user stacks. A user stack's id is of one process, so is its position."""
+    used, first = np.unique(positions[positions >= 0], return_index=True)
+    pid_of = pids[positions >= 0][first]
+    order = np.argsort(pid_of, kind="stable")
+    used, pid_of = used[order], pid_of[order]
+    addresses, slices = _gather(raw.stacks, used)
+    lengths = [end - begin for begin, end in slices]
+    address_pids = np.repeat(pid_of, lengths)
+    by_pid = np.lexsort((addresses, address_pids))
+    changed = np.ones(len(by_pid), bool)
+    changed[1:] = np.diff(addresses[by_pid]).astype(bool) | np.diff(address_pids[by_pid]).astype(bool)
+    inverse = np.empty(len(by_pid), np.int64)
+    inverse[by_pid] = np.cumsum(changed) - 1
+    distinct = addresses[by_pid][changed].tolist()
+    numbers = inverse.tolist()
+    known: dict[int, _Process] = {}
+    at, first_address = 0, 0
+    owners, positions_used = pid_of.tolist(), used.tolist()
+    counts = dict(zip(*np.unique(address_pids[by_pid][changed], return_counts=True), strict=True))
+    for pid in np.unique(pids).tolist():
+        programs = processes.programs(pid, raw.start_mono_ns, raw.end_mono_ns)
+        end = at
+        while end < len(owners) and owners[end] == pid:
+            end += 1
+        own = distinct[first_address : first_address + int(counts.get(pid, 0))]
+        relatives = processes.relatives(pid) if own else []
+        found: list[dict[int, Stack]] = []
+        for mappings in [program.mappings for program in programs] or [()]:
+            queries = list(zip(own, mappings_at(mappings, own), strict=True))
+            locations = symbolizer.user(pid, queries, relatives) if own else []
+            found.append(_tuples(positions_used[at:end], slices[at:end], numbers, locations, first_address))
+        known[pid] = _Process(programs, [clean_name(program.name) for program in programs], found)
+        at, first_address = end, first_address + len(own)
+    return known
+
+
+def _choose(process: _Process, position: int, thread: str) -> int:
     """Which program a sample came from, of those the process ran in this window (the kernel does not say when
     in the window it was taken): the one whose mappings cover most of the stack, then the one named like the
     thread, then the latest.
     """
-    if len(programs) < 2:
-        return 0
 
     def fit(program: int) -> tuple[int, bool, int]:
-        covered = sum(location.binary is not None for location in stacks[program]) if stacks else 0
-        return covered, programs[program].name == thread, program
+        stack = process.stacks[program].get(position, ())
+        covered = sum(location.binary is not None for location in stack)
+        return covered, process.names[program] == thread, program
 
-    return max(range(len(programs)), key=fit)
+    return max(range(len(process.programs)), key=fit)
 
 
-def _gather(stacks: Stacks, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[tuple[int, int]]]:
-    """Where the addresses of the stacks at `positions` are, end to end, and the slice of each stack in that."""
+def _gather(stacks: Stacks, positions: NDArray[np.int64]) -> tuple[NDArray[np.uint64], list[tuple[int, int]]]:
+    """The lookup addresses of the stacks at `positions`, end to end, and the slice of each stack in that."""
     starts = stacks.offsets[positions]
     lengths = stacks.offsets[positions + 1] - starts
     ends = np.cumsum(lengths)
     begins = ends - lengths
     index = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - begins, lengths)
-    return index, list(zip(begins.tolist(), ends.tolist(), strict=True))
+    return lookup_addresses(stacks)[index], list(zip(begins.tolist(), ends.tolist(), strict=True))
 
 
 def _tuples(
-    positions: NDArray[np.int64],
+    positions: Sequence[int],
     slices: Sequence[tuple[int, int]],
-    inverse: NDArray[np.intp],
+    numbers: Sequence[int],
     locations: Sequence[Location],
-) -> dict[int, tuple[Location, ...]]:
-    flat = [locations[i] for i in inverse.tolist()]
+    first: int = 0,
+) -> dict[int, Stack]:
+    """The stacks as locations: `numbers` say which, counted from `first`."""
     return {
-        position: tuple(flat[begin:end]) + ((_CUT,) if end - begin == MAX_FRAMES else ())
-        for position, (begin, end) in zip(positions.tolist(), slices, strict=True)
+        position: tuple([locations[number - first] for number in numbers[begin:end]])
+        + ((_CUT,) if end - begin == MAX_FRAMES else ())
+        for position, (begin, end) in zip(positions, slices, strict=True)
     }
+
+
+def _frame_counts(samples: Sequence[Sample], weights: dict[int, int]) -> tuple[int, dict[str, int]]:
+    """Frames with a name, and those without by reason, from the weight of each location by its id()."""
+    named, unknown = 0, dict[str, int]()
+    for location in {id(location): location for sample in samples for location in sample.stack}.values():
+        weight = weights[id(location)]
+        for frame in location.frames:
+            if frame.reason is None:
+                named += weight
+            else:
+                unknown[frame.reason.value] = unknown.get(frame.reason.value, 0) + weight
+    return named, unknown

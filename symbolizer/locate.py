@@ -41,17 +41,20 @@ def open_mapped(process: Process, mapping: Mapping) -> int:
         try:
             handle = candidate.open()
         except OSError as error:
-            failures.append(_refused(error, name))
+            if candidate.telling:
+                failures.append(_refused(error, name))
             continue
+        failure = (1, unknown(Reason.FILE_MISSING, name, "file replaced"))
         try:
             if _shows(handle, mapping, candidate):
                 return handle
-            failures.append((1, unknown(Reason.FILE_MISSING, name, "file replaced")))
         except ElfError as error:
-            failures.append((2, damaged(error, name)))
+            failure = (2, damaged(error, name))
         except OSError as error:
-            failures.append(_refused(error, name))
+            failure = _refused(error, name)
         os.close(handle)
+        if candidate.telling:
+            failures.append(failure)
     raise UnknownError(max(failures, key=lambda failure: failure[0])[1])
 
 
@@ -63,12 +66,17 @@ def damaged(error: ElfError, name: str) -> Frame:
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A place to look. `mapped`: what is there is the mapped file for certain; `own`: as the process sees it."""
+    """A place to look: a link of /proc, or a path below `root`.
+
+    `mapped`: what is there is the mapped file for certain. `own`: it is as the process sees it.
+    `telling`: a failure here says what became of the file.
+    """
 
     path: str
     root: int | None = None
     mapped: bool = False
     own: bool = False
+    telling: bool = False
 
     def open(self) -> int:
         return open_link(self.path) if self.root is None else open_beneath(self.root, self.path)
@@ -83,12 +91,12 @@ def _candidates(process: Process, mapping: Mapping) -> Iterator[_Candidate]:
         yield in_kernel
     root = process.own_root()
     if root is not None:
-        yield _Candidate(path, root, own=True)
+        yield _Candidate(path, root, own=True, telling=True)
     if not by_kernel_first:
         yield in_kernel
     yield _Candidate(f"{own}/exe", own=True)
     for _, root in process.other_roots():
-        yield _Candidate(path, root)
+        yield _Candidate(path, root, telling=process.own_root() is None)
 
 
 def _shows(handle: int, mapping: Mapping, candidate: _Candidate) -> bool:

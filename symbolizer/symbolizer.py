@@ -164,6 +164,8 @@ class Symbolizer:
                 code = self._unknown_code(mapping, damaged(error, file_name(mapping.path)))
             except OSError as error:
                 raise UnknownError(unknown(Reason.UNREADABLE_FILE, file_name(mapping.path))) from error
+            if len(self._by_file) >= MAX_ANSWERS:
+                self._by_file.clear()
             self._by_file[key] = code
         return code
 
@@ -171,6 +173,8 @@ class Symbolizer:
         binary = Binary(shown_path(mapping.path), mapping.build_id)
         code = self._by_unknown.get((binary, frame))
         if code is None:
+            if len(self._by_unknown) >= MAX_BINARIES:
+                self._by_unknown.clear()
             code = self._by_unknown[binary, frame] = _Code(binary, Kind.UNKNOWN, frame)
         return code
 

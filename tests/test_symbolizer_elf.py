@@ -141,7 +141,8 @@ def test_content_id_reads_little_of_a_large_file() -> None:
         asked.append(size)
         return bytes(size)
 
-    elf = Elf(read, "<", 2, 62, np.empty(0), np.empty(0))
+    none = np.empty(0, np.dtype([("type", "u4")]))
+    elf = Elf(read, "<", 2, 62, none, none)
     elf.content_id(1 << 40)
     assert sum(asked) <= 4 << 20
 

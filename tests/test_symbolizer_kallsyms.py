@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from symbolizer.kallsyms import HiddenError, parse_kallsyms
+from symbolizer.kallsyms import HiddenError, KernelSymbols, parse_kallsyms
 from symbolizer.kernel import RETRY_SECONDS, Kernel
 from symbolizer.types import Binary, Kind, Location, Reason
 
@@ -105,6 +105,29 @@ def test_a_module_loaded_later_is_found_but_not_by_reading_all_the_time(
     assert one(kernel, 0xFFFFFFFFC0500008).frames[0].function == "late"
     assert one(kernel, 0xFFFFFFFFC0500004).frames[0].function == "late"
     assert one(kernel, 0xFFFFFFFF81000100) is known
+
+
+def test_addresses_that_stay_unknown_make_it_look_again_ever_more_seldom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    reads: list[str] = []
+
+    def read(path: str, sys: str) -> KernelSymbols:
+        reads.append(path)
+        return parse_kallsyms(TEXT, sys)
+
+    monkeypatch.setattr("symbolizer.kernel.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("symbolizer.kernel.read_kallsyms", read)
+    kernel = host(tmp_path)
+    for _ in range(60):  # ten minutes of windows
+        assert one(kernel, 0xFFFFFFFFC0500004).frames[0].reason is Reason.OUTSIDE_SYMBOLS
+        now[0] += 10
+    assert 3 <= len(reads) <= 8
+    late = TEXT + b"ffffffffc0500000 t late\t[late]\n"
+    monkeypatch.setattr("symbolizer.kernel.read_kallsyms", lambda *_: parse_kallsyms(late))
+    now[0] += 601
+    assert one(kernel, 0xFFFFFFFFC0500004).frames[0].function == "late"
 
 
 @pytest.mark.parametrize(

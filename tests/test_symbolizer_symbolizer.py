@@ -255,6 +255,46 @@ def test_a_file_that_may_not_be_read_says_so(program: Callable[..., Path], tmp_p
     assert out.stdout == "[secret: permission denied] unreadable file\n", out.stderr
 
 
+def test_a_program_run_from_memory_is_named(program: Callable[..., Path]) -> None:
+    path = program("plain")
+    script = (
+        "import os, sys; fd = os.memfd_create('hidden', 0)\n"
+        f"os.write(fd, open({str(path)!r}, 'rb').read()); os.execv(f'/proc/self/fd/{{fd}}', ['hidden'])"
+    )
+    running = Running(Path(script), sys.executable, "-c")
+    try:
+        mapping = running.mapping()
+        assert mapping.path.startswith("/memfd:hidden")
+        location = Symbolizer().user(running.pid, [(running.spin, mapping)])[0]
+        assert function(location) == "spin"
+    finally:
+        running.stop()
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="needs node")
+def test_functions_that_node_compiled_are_named(tmp_path: Path) -> None:
+    code = "function hot(n) { let s = 0; for (let i = 0; i < n; i++) s += i % 7; return s } for (;;) hot(1e5)"
+    process = subprocess.Popen(["node", "--perf-basic-prof", "-e", code], cwd=tmp_path)
+    path = Path(f"/tmp/perf-{process.pid}.map")
+    try:
+        line = ""
+        for _ in range(600):
+            text = path.read_text(errors="replace") if path.exists() else ""
+            line = next((x for x in text.splitlines()[:-1] if "*hot" in x), "")
+            if line:
+                break
+            subprocess.run(["sleep", "0.05"], check=True)
+        address = int(line.split()[0], 16)
+        mapping = next(m for m in mappings(process.pid) if m.start <= address < m.end)
+        found = Symbolizer().user(process.pid, [(address + 1, mapping)])[0].frames[0]
+        assert found.kind is Kind.JIT
+        assert "*hot [eval]:1" in found.function
+    finally:
+        process.kill()
+        process.wait()
+        path.unlink(missing_ok=True)
+
+
 def test_hostile_names_are_made_visible_in_labels_and_paths(tmp_path: Path) -> None:
     path = tmp_path / "a;\x1b[31m\n<script>\udcff"
     location = Symbolizer().user(os.getpid(), [(0x1100, Mapping(0x1000, 0x2000, 0, str(path), "00" * 20))])[0]
@@ -323,7 +363,7 @@ def test_a_failure_is_remembered_for_a_while_and_then_tried_again(
     program: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("symbolizer.symbolizer.time.monotonic", lambda: now[0])
     source = program("plain")
     elf_table = subprocess.run(["nm", source], capture_output=True, text=True, check=True).stdout
     spin = int(next(line.split()[0] for line in elf_table.splitlines() if line.endswith(" spin")), 16)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import time
 import tracemalloc
 import xml.etree.ElementTree as ElementTree
@@ -159,9 +158,7 @@ def test_a_bomb_is_not_inflated_beyond_the_bound(encoding: str) -> None:
     assert refused.value.status == 413 and peak < 32 << 20
 
 
-@pytest.mark.parametrize(
-    ("start", "why"), [(START - 14 * 86400, "older than"), (START + 2 * 86400, "in the future")]
-)
+@pytest.mark.parametrize(("start", "why"), [(START - 14 * 86400, "older than"), (START + 2 * 86400, "in the future")])
 def test_a_window_at_an_impossible_time_is_left_out_and_said(client: TestClient, start: int, why: str) -> None:
     answer = client.post(INGEST, content=body(profile(start), 1), headers=PROTOBUF)
     partial = ExportProfilesServiceResponse.FromString(answer.content).partial_success
@@ -264,7 +261,9 @@ def test_all_twins_have_the_same_total(client: TestClient) -> None:
     assert b"200" in svg.content and ElementTree.fromstring(svg.content).tag.endswith("svg")
     assert client.get("/flamegraph.pb.gz" + query).content[:2] == b"\x1f\x8b"
     assert "<b>200</b> samples" in client.get("/flamegraph" + query).text
-    assert client.get("/api/v1/profile" + query + "&format=json").content == client.get("/flamegraph.json" + query).content
+    assert (
+        client.get("/api/v1/profile" + query + "&format=json").content == client.get("/flamegraph.json" + query).content
+    )
 
 
 def test_a_hostile_name_is_shown_escaped_everywhere(client: TestClient) -> None:
@@ -332,9 +331,7 @@ def test_metrics_count_what_came_and_what_was_refused(client: TestClient) -> Non
     push(client, profile(), profile(START + 10))
     client.post(INGEST, content=body(profile(), 0), headers=PROTOBUF)
     client.post(INGEST, content=b"\xff", headers=PROTOBUF)
-    values = dict(
-        line.rsplit(" ", 1) for line in client.get("/metrics").text.splitlines() if not line.startswith("#")
-    )
+    values = dict(line.rsplit(" ", 1) for line in client.get("/metrics").text.splitlines() if not line.startswith("#"))
     assert values['pilotlight_pushes_total{result="stored"}'] == "2"
     assert values['pilotlight_pushes_total{result="duplicate"}'] == "1"
     assert values['pilotlight_rejected_total{reason="malformed"}'] == "1"

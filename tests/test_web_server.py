@@ -79,9 +79,7 @@ def start() -> Iterator[Callable[..., Server]]:
 def profile(number: int, host: str = "host") -> Profile:
     begin = START + 10 * number
     frames = tuple(Location(n, None, (Frame(f"f{n}", Kind.NATIVE),)) for n in (number % 13, number % 5, 99))
-    samples = tuple(
-        Sample(frames[: 1 + n % 3], 1 + n, f"p{n}", f"p{n}", 1 + (number + n) % 4) for n in range(30)
-    )
+    samples = tuple(Sample(frames[: 1 + n % 3], 1 + n, f"p{n}", f"p{n}", 1 + (number + n) % 4) for n in range(30))
     total = sum(sample.count for sample in samples)
     return Profile(
         host,
@@ -101,9 +99,7 @@ def post(client: httpx.Client, url: str, number: int, host: str = "host") -> htt
     )
 
 
-def test_no_acknowledged_window_is_lost_or_doubled_by_kill_9(
-    tmp_path: Path, start: Callable[..., Server]
-) -> None:
+def test_no_acknowledged_window_is_lost_or_doubled_by_kill_9(tmp_path: Path, start: Callable[..., Server]) -> None:
     url = f"chdb://{tmp_path}/store"
     chance = random.Random(4099)
     hosts = ("h0", "h1", "h2")
@@ -202,8 +198,7 @@ def test_started_by_root_it_serves_every_page_without_a_file_of_its_own(
     program = (
         "import sys\n"
         f"sys.path = [{str(hidden)!r}, {str(copied)!r}, *[p for p in sys.path if 'site-packages' not in p and p]]\n"
-        f"import web.app, chdb\nassert all(m.__file__.startswith({str(hidden)!r}) for m in (web.app, chdb))\n"
-        + PROGRAM
+        f"import web.app, chdb\nassert all(m.__file__.startswith({str(hidden)!r}) for m in (web.app, chdb))\n" + PROGRAM
     )
     base = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
     try:
@@ -264,9 +259,7 @@ def test_an_empty_token_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-@pytest.mark.parametrize(
-    ("user", "why"), [("no-such-user", "no user named"), ("root", "does not run as root")]
-)
+@pytest.mark.parametrize(("user", "why"), [("no-such-user", "no user named"), ("root", "does not run as root")])
 def test_a_user_it_cannot_become_is_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], user: str, why: str
 ) -> None:
@@ -274,9 +267,7 @@ def test_a_user_it_cannot_become_is_one_sentence(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_a_directory_with_other_files_is_not_given_away(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_directory_with_other_files_is_not_given_away(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "letters").write_text("mine")
     assert "holds other files" in refused(capsys, ServerOptions(f"chdb://{tmp_path}", port=0), "nobody")
     assert (tmp_path / "letters").stat().st_uid == 0
