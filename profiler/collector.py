@@ -10,6 +10,7 @@ from pathlib import Path
 
 from profiler.accounting import account
 from profiler.cgroups import Cgroups
+from profiler.events import online_cpus
 from profiler.model import Cost, Profile
 from profiler.processes import Processes
 from profiler.records import RecordStream
@@ -55,8 +56,9 @@ class Collector:
         """Waits for up to `seconds`, less when process records press, and takes in what happened."""
         self._records.wait(seconds)
         self.processes.apply(self._records.read())
-        self.sampler.follow_cpus()
-        self._records.follow_cpus()
+        online = online_cpus()
+        self.sampler.follow_cpus(online)
+        self._records.follow_cpus(online)
 
     def collect(self) -> Profile:
         """Ends the window in hand and returns it with names."""

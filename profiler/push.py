@@ -171,9 +171,7 @@ class Pusher:
                 text = response.read(65536)
                 break
             except (OSError, http.client.HTTPException) as error:
-                if self._connection is not None:
-                    self._connection.close()
-                self._connection = None
+                self._disconnect()
                 if not reused:
                     return f"The server {where} cannot be reached ({_plain(error)})."
         else:
@@ -185,9 +183,15 @@ class Pusher:
             self.counts = replace(self.counts, refused=self.counts.refused + 1)
             self._say(f"The server {where} refused a window ({response.status}: {_first_line(text)}).")
             return None
+        self._disconnect()  # whoever answers next may be another server
         if response.status in (401, 403):
             return f"The server {where} wants another token ({response.status}): give it with --token-file."
         return f"The server {where} answered {response.status} ({_first_line(text)})."
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
 
     def _connect(self) -> http.client.HTTPConnection:
         if self._target.tls:

@@ -11,6 +11,7 @@ import os
 import select
 import struct
 import time
+from collections.abc import Set
 from dataclasses import dataclass
 
 from profiler import events
@@ -48,14 +49,14 @@ class RecordStream:
         self._build_ids = True
         self._early: list[tuple[int, int, int, bytes]] = []
         try:
-            self.follow_cpus()
+            self.follow_cpus(cpus)
         except BaseException:
             self.close()
             raise
 
-    def follow_cpus(self) -> None:
+    def follow_cpus(self, online: Set[int]) -> None:
         """Opens rings on CPUs that came online. Those of CPUs that went keep what they still hold."""
-        for cpu in sorted(events.online_cpus() - self._rings.keys()):
+        for cpu in sorted(online - self._rings.keys()):
             try:
                 fd = self._open(cpu)
             except OSError as error:

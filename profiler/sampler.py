@@ -6,7 +6,7 @@ import ctypes as c
 import errno
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,14 +109,13 @@ class Sampler:
             self._since: dict[int, float] = {}
             self._cpu_seconds = 0.0
             self._start_ns, self._start_mono_ns = time.time_ns(), time.monotonic_ns()
-            self.follow_cpus()
+            self.follow_cpus(events.online_cpus())
         except BaseException:
             self.close()
             raise
 
-    def follow_cpus(self) -> None:
+    def follow_cpus(self, online: Set[int]) -> None:
         """Samples the CPUs that came online since, and stops counting on those that went. Call it each second."""
-        online = events.online_cpus()
         now = time.monotonic()
         for cpu in self._clocks.keys() - online:
             os.close(self._clocks.pop(cpu))

@@ -56,7 +56,7 @@ def test_the_message_says_where_every_tick_went_for_people_and_machines() -> Non
     lines = [message.string_table[index] for index in message.comment]
     assert lines[:2] == [
         "web-1: cpu-clock at 99 Hz for 10 s",
-        "7 ticks expected, 6 came = 1 idle + 0 filtered + 4 sampled + 1 lost (stack map full 1)",
+        "ticks: 6 = 1 idle + 0 filtered + 4 shown + 1 lost (1 stack map full); 1 of 7 expected were missed",
     ]
     machine = json.loads(lines[-1].removeprefix("pilotlight: "))
     assert machine["accounting"]["sampled"] == 4

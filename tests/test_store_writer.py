@@ -151,7 +151,7 @@ def test_a_full_queue_is_said_at_once(store: Store, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("restarted", [False, True], ids=["retried", "restarted"])
 def test_a_commit_that_fails_at_any_step_leaves_nothing_behind(
-    tmp_path: Path, table: str, when: str, restarted: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str, when: str, restarted: bool
 ) -> None:
     store = Store(f"chdb://{tmp_path}/store")
     writer = Writer(store, interval=0)
@@ -165,7 +165,7 @@ def test_a_commit_that_fails_at_any_step_leaves_nothing_behind(
         if name == table:
             raise OSError("no space left on device")
 
-    store.insert = fail  # type: ignore[method-assign]
+    monkeypatch.setattr(store, "insert", fail)
     midnight = START // 86400 * 86400
     # Three windows: of a new minute, of one that has samples already, and of another day's partition.
     again = push(2, profile(START + 61), profile(START + 10), profile(midnight - 86400))
@@ -174,7 +174,7 @@ def test_a_commit_that_fails_at_any_step_leaves_nothing_behind(
     whole = table == "pushes" and when == "after"  # then it is in the store, though nobody was told
     shown = Queries(store).overview(ALWAYS, store.horizon).accounting.sampled
     assert shown == 7
-    store.insert = broken  # type: ignore[method-assign]
+    monkeypatch.undo()
     if restarted:
         writer.close()
         store.close()
@@ -189,7 +189,7 @@ def test_a_commit_that_fails_at_any_step_leaves_nothing_behind(
     store.close()
 
 
-def test_readers_never_see_half_a_commit(store: Store) -> None:
+def test_readers_never_see_half_a_commit(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = Writer(store, interval=0)
     written(writer, push(1, profile(START)))
     queries = Queries(store)
@@ -201,7 +201,7 @@ def test_readers_never_see_half_a_commit(store: Store) -> None:
         table, overview = queries.stack_table(ALWAYS)
         seen.append((int(table.counts.sum()), overview.accounting.sampled, overview.windows))
 
-    store.insert = watch  # type: ignore[method-assign]
+    monkeypatch.setattr(store, "insert", watch)
     written(writer, push(2, profile(START + 10, 100)))
     assert set(seen) == {(7, 7, 1)}
     table, overview = queries.stack_table(ALWAYS)

@@ -163,7 +163,7 @@ def test_it_stops_in_peace_and_commits_what_waits(tmp_path: Path, start: Callabl
     url = f"chdb://{tmp_path}/store"
     for number in (signal.SIGTERM, signal.SIGINT):
         server = start(url, seconds=2.0)
-        answers = []
+        answers: list[int] = []
         with httpx.Client(timeout=30) as client:
             post(client, server.url, 1)
 

@@ -14,13 +14,14 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory  # type: ignore[import-untyped]
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+from profiler.accounting import account_lines
 from profiler.formats.json import accounting_object
 from profiler.formats.names import encodable, frame_named
 from profiler.model import Profile, StackTable
@@ -137,17 +138,9 @@ def _comments(profile: Profile) -> list[str]:
     }
     return [
         f"{profile.host}: {profile.event} at {profile.hz} Hz for {profile.window.seconds:g} s",
-        f"{accounting.expected} ticks expected, {accounting.ticks} came = {accounting.idle} idle"
-        f" + {accounting.filtered} filtered + {accounting.sampled} sampled"
-        f" + {accounting.lost_total} lost{_by_reason(accounting.lost)}",
-        f"{accounting.frames_named} frames named,"
-        f" {sum(accounting.frames_unknown.values())} unknown{_by_reason(accounting.frames_unknown)}",
+        *account_lines(accounting),
         "pilotlight: " + json.dumps(machine, separators=(",", ":")),
     ]
-
-
-def _by_reason(counts: Mapping[str, int]) -> str:
-    return f" ({', '.join(f'{reason} {count}' for reason, count in counts.items())})" if counts else ""
 
 
 def _binaries(profile: Profile) -> list[Binary]:

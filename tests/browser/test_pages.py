@@ -90,11 +90,12 @@ def test_from_the_hosts_to_a_living_picture(server: str, page: Page) -> None:
     expect(page.locator(".summary")).to_contain_text("1,200 samples")
     picture = picture_of(page)
     expect(picture.locator("svg").first).to_be_visible()
-    frame = picture.locator("text", has_text="parse_request").first
+    frame = picture.get_by_role("treeitem", name="parse_request (").first
     frame.hover()
     expect(picture.locator("#fg-details-name")).to_contain_text("parse_request (720 samples")
+    narrow = frame.get_attribute("width")
     frame.click()
-    expect(picture.locator("text", has_text="parse_request").first).to_be_visible()
+    expect(picture.get_by_role("treeitem", name="parse_request (").first).not_to_have_attribute("width", narrow or "")
 
 
 def test_a_click_on_a_process_shows_it_alone(server: str, page: Page) -> None:

@@ -192,4 +192,4 @@ def test_pprof_format_decodes_the_same_numbers_and_names(profile: Profile, tmp_p
     assert found["functions"] == ["main", "ksys_read", nasty, "[?]", "[no stack]"]
     assert found["mappings"] == [["/opt/shop", "00ff", True], ["[kernel]", "00ff", True]]
     assert (found["time"], found["duration"]) == (str(WINDOW.start_ns), 10**10)
-    assert "50 sampled" in found["comments"][1]
+    assert "50 shown" in found["comments"][1]

@@ -128,7 +128,7 @@ def test_the_raw_file_has_mappings_build_ids_lines_and_mangled_names(go_pprof: C
 
 
 def test_the_account_is_among_the_comments(go_pprof: Callable[..., str]) -> None:
-    assert f"8 idle + 0 filtered + {TOTAL} sampled + 1 lost (x 1)" in go_pprof("-comments")
+    assert f"8 idle + 0 filtered + {TOTAL} shown + 1 lost (1 x)" in go_pprof("-comments")
 
 
 def test_an_empty_profile_is_read(go_pprof: Callable[..., str], tmp_path: Path) -> None:

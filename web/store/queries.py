@@ -206,8 +206,7 @@ class Queries:
         for matcher in selection.matchers:
             if matcher.label in ("pid", "thread", "comm"):
                 raise BadQuery(f"series are kept by process and not by {matcher.label}: use q=process=…")
-        where, parameters = selection.where(0, samples=True)
-        where = where.replace(" AND batch <= {horizon:UInt32}", "").replace("ts ", "t ")
+        where, parameters = selection.where(None, samples=True, time="t")
         label = f", toString({by}) AS {by}" if by else ""
         return self.store.rows(
             f"SELECT toUnixTimestamp(t) AS at, sum(value) AS samples, sum(value / hz) / 60 AS busy{label}"

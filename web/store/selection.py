@@ -64,14 +64,20 @@ class Selection:
         kept = tuple(matcher for matcher in self.matchers if matcher.label not in SAMPLE_LABELS)
         return replace(self, matchers=kept)
 
-    def where(self, horizon: int, *, samples: bool) -> tuple[str, dict[str, Any]]:
-        """The condition on table samples (or windows, which know nothing of sample labels) and its parameters."""
+    def where(self, horizon: int | None, *, samples: bool, time: str = "ts") -> tuple[str, dict[str, Any]]:
+        """The condition on table samples (or windows, which know nothing of sample labels) and its parameters.
+
+        `horizon` is the newest batch to be seen; None for a table without batches, whose column of times
+        is named by `time`.
+        """
         terms = [
-            "ts >= toDateTime({since:UInt32}, 'UTC')",
-            "ts < toDateTime({until:UInt32}, 'UTC')",
-            "batch <= {horizon:UInt32}",
+            f"{time} >= toDateTime({{since:UInt32}}, 'UTC')",
+            f"{time} < toDateTime({{until:UInt32}}, 'UTC')",
         ]
-        parameters: dict[str, Any] = {"since": self.since, "until": self.until, "horizon": horizon}
+        parameters: dict[str, Any] = {"since": self.since, "until": self.until}
+        if horizon is not None:
+            terms.append("batch <= {horizon:UInt32}")
+            parameters["horizon"] = horizon
         for number, matcher in enumerate(self.matchers):
             if not samples and matcher.label in SAMPLE_LABELS:
                 continue
