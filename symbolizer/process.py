@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from types import TracebackType
 
 from symbolizer.files import open_root
+
+_INNER_PID = re.compile(rb"^NSpid:.*?(\d+)$", re.MULTILINE)
+_USERS = re.compile(rb"^Uid:\s+(.+)$", re.MULTILINE)
 
 
 class Process:
@@ -18,7 +23,7 @@ class Process:
     def __init__(self, pid: int, relatives: Sequence[int] = (), proc: str = "/proc") -> None:
         self.pid = pid
         self.proc = proc
-        self._relatives = relatives
+        self.relatives = relatives
         self._roots: dict[str, int | None] = {}
 
     def __enter__(self) -> Process:
@@ -32,7 +37,7 @@ class Process:
                 os.close(root)
         self._roots.clear()
 
-    @property
+    @cached_property
     def alive(self) -> bool:
         """False also for a zombie, which has no memory any more and so nothing left to ask."""
         try:
@@ -49,7 +54,7 @@ class Process:
 
     def other_roots(self) -> Iterator[tuple[int | None, int]]:
         """(pid or None for the host itself, root) of whoever may see the same files, likeliest first."""
-        for pid in self._relatives:
+        for pid in self.relatives:
             root = self._root(f"{self.proc}/{pid}/root")
             if root is not None:
                 yield pid, root
@@ -71,9 +76,9 @@ class Process:
 def inner_pid_and_users(pid: int, proc: str = "/proc") -> tuple[int, frozenset[int]]:
     """(pid in the process's own pid namespace, its user ids); (pid, none) where it is gone."""
     try:
-        with open(f"{proc}/{pid}/status", encoding="utf-8", errors="replace") as file:
-            status = {key: value.split() for key, _, value in (line.partition(":") for line in file)}
+        with open(f"{proc}/{pid}/status", "rb", buffering=0) as file:
+            status = file.read()
     except OSError:
         return pid, frozenset()
-    inner = status.get("NSpid") or [str(pid)]
-    return int(inner[-1]), frozenset(map(int, status.get("Uid", [])))
+    inner, users = _INNER_PID.search(status), _USERS.search(status)
+    return int(inner[1]) if inner else pid, frozenset(map(int, users[1].split())) if users else frozenset()

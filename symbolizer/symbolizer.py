@@ -38,6 +38,10 @@ MAX_BINARIES = 4_096
 MAX_ANSWERS = 8_192
 RETRY_SECONDS = 60.0
 
+_NO_MAPPING = unknown(Reason.NO_MAPPING)
+_PROCESS_GONE = unknown(Reason.PROCESS_GONE)
+_ANONYMOUS = unknown(Reason.ANONYMOUS)
+
 
 @dataclass(slots=True, eq=False)
 class _Code:
@@ -96,12 +100,16 @@ class Symbolizer:
             else:
                 group[1].append(i)
         located: dict[int, Location] = {}
-        loose: dict[int, Mapping | None] = {}
+        nowhere: list[int] = []
+        anonymous: list[int] = []
         with Process(pid, relatives, self._proc) as process:
             for mapping, positions in groups.values():
-                code = self._code(process, mapping) if mapping is not None else None
-                if mapping is None or code is None:
-                    loose.update(dict.fromkeys(positions, mapping))
+                if mapping is None:
+                    nowhere = positions
+                    continue
+                code = self._code(process, mapping)
+                if code is None:
+                    anonymous += positions
                     continue
                 base = mapping.start - mapping.offset
                 known = code.locations
@@ -109,8 +117,11 @@ class Symbolizer:
                     known = self._named(code, process, mapping, sorted(missing))
                 for i in positions:
                     located[i] = known[queries[i][0] - base]
-            if loose:
-                located.update(self._without_file(process, {i: (queries[i][0], m) for i, m in loose.items()}))
+            if anonymous:
+                located.update(self._anonymous(process, {i: queries[i][0] for i in anonymous}))
+            if nowhere:
+                frames = (_NO_MAPPING if process.alive else _PROCESS_GONE,)
+                located.update({i: Location(queries[i][0], None, frames) for i in nowhere})
         self._forget()
         return [located[i] for i in range(len(queries))]
 
@@ -126,12 +137,20 @@ class Symbolizer:
             return None
         code = self._by_build_id.get(mapping.build_id) if mapping.build_id else None
         if code is None:
-            answer = self._answers.get((process.pid, mapping))
-            code = answer[0] if answer and time.monotonic() < answer[1] else self._answer(process, mapping)
+            code = self._answered(process, mapping) or self._answer(process, mapping)
         # Compilers keep code in memory files too; only those that hold a program count as files.
         if code.unknown and code.unknown.reason is not Reason.NO_SYMBOLS and mapping.path.startswith("/memfd:"):
             return None
         return self._used(code)
+
+    def _answered(self, process: Process, mapping: Mapping) -> _Code | None:
+        """What was found for the mapping before, also by a parent that had the same one before it forked."""
+        now = time.monotonic()
+        for pid in (process.pid, *process.relatives[:1]) if mapping.inode else (process.pid,):
+            answer = self._answers.get((pid, mapping))
+            if answer and now < answer[1]:
+                return answer[0]
+        return None
 
     def _answer(self, process: Process, mapping: Mapping) -> _Code:
         expires = float("inf")
@@ -240,21 +259,16 @@ class Symbolizer:
 
     # Memory without a file
 
-    def _without_file(self, process: Process, queries: dict[int, tuple[int, Mapping | None]]) -> dict[int, Location]:
-        refused: Frame | None = None
+    def _anonymous(self, process: Process, queries: dict[int, int]) -> dict[int, Location]:
         named: dict[int, Location] = {}
+        nameless: Frame | None = None
         try:
-            named = self._jit.locations(process, {address for address, _ in queries.values()})
+            named = self._jit.locations(process, set(queries.values()))
         except UnknownError as error:
-            refused = error.frame
-        gone = unknown(Reason.PROCESS_GONE) if not process.alive else None
-        nowhere = gone or unknown(Reason.NO_MAPPING)
-        anonymous = refused or gone or unknown(Reason.ANONYMOUS)
-        located = {}
-        for i, (address, mapping) in queries.items():
-            frame = nowhere if mapping is None else anonymous
-            located[i] = named.get(address) or Location(address, None, (frame,))
-        return located
+            nameless = error.frame
+        if nameless is None:
+            nameless = _ANONYMOUS if process.alive else _PROCESS_GONE
+        return {i: named.get(address) or Location(address, None, (nameless,)) for i, address in queries.items()}
 
     # Bounds
 

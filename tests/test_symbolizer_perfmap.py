@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from symbolizer import jit
 from symbolizer.jit import Jit
 from symbolizer.perfmap import PerfMap, PerfMapError, jit_frame, parse_perf_map
-from symbolizer.process import Process
+from symbolizer.process import Process, inner_pid_and_users
 from symbolizer.symbolizer import Symbolizer
 from symbolizer.types import Frame, Kind, Mapping, Reason
 
@@ -167,14 +168,16 @@ def reason(pid: int) -> tuple[str, Reason | None]:
 
 def test_code_in_anonymous_memory_is_named_while_its_process_lives_and_after(sleeper: int) -> None:
     path = Path(f"/tmp/perf-{sleeper}.map")
+    path.write_text("50000 10 elsewhere\n")
     symbolizer = Symbolizer()
     query = [(0x10004, ANONYMOUS), (0x10004, None), (0x10014, Mapping(0x10000, 0x20000, 0, "//anon"))]
     before = symbolizer.user(sleeper, query)
     assert [x.frames[0].reason for x in before] == [Reason.ANONYMOUS, Reason.NO_MAPPING, Reason.ANONYMOUS]
-    path.write_text("10000 10 jitted\n")
+    with path.open("a") as file:
+        file.write("10000 10 jitted\n")
     jitted, unmapped, outside = symbolizer.user(sleeper, query)
     assert jitted.frames == (Frame("jitted", Kind.JIT),)
-    assert jitted is unmapped
+    assert unmapped.frames[0].reason is Reason.NO_MAPPING
     assert jitted.address == 0x10004
     assert outside.frames[0].reason is Reason.ANONYMOUS
     assert symbolizer.user(sleeper, query)[0] is jitted
@@ -182,6 +185,39 @@ def test_code_in_anonymous_memory_is_named_while_its_process_lives_and_after(sle
     os.waitid(os.P_PID, sleeper, os.WEXITED | os.WNOWAIT)
     path.unlink()
     assert symbolizer.user(sleeper, query)[0].frames[0].function == "jitted"
+
+
+def test_a_map_that_appears_later_is_found_when_it_is_time_to_look_again(
+    sleeper: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("symbolizer.jit.time.monotonic", lambda: now[0])
+    symbolizer = Symbolizer()
+    query = [(0x10004, ANONYMOUS)]
+    assert symbolizer.user(sleeper, query)[0].frames[0].reason is Reason.ANONYMOUS
+    Path(f"/tmp/perf-{sleeper}.map").write_text("10000 10 jitted\n")
+    assert symbolizer.user(sleeper, query)[0].frames[0].reason is Reason.ANONYMOUS
+    now[0] += jit.RETRY_SECONDS
+    assert symbolizer.user(sleeper, query)[0].frames[0].function == "jitted"
+
+
+def test_a_process_without_a_map_is_asked_for_its_pid_once_and_one_without_mappings_never(
+    sleeper: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def counted(pid: int, proc: str) -> tuple[int, frozenset[int]]:
+        asked.append(pid)
+        return inner_pid_and_users(pid, proc)
+
+    monkeypatch.setattr("symbolizer.jit.inner_pid_and_users", counted)
+    symbolizer = Symbolizer()
+    for _ in range(3):
+        symbolizer.user(sleeper, [(address, None) for address in range(100)], [os.getpid()])
+    assert asked == []
+    for _ in range(3):
+        symbolizer.user(sleeper, [(0x10004, ANONYMOUS), (0x10008, ANONYMOUS), (1, None)], [os.getpid()])
+    assert asked == [sleeper]
 
 
 def test_a_fifo_a_device_a_link_a_directory_and_a_foreign_file_are_no_perf_maps(sleeper: int) -> None:
