@@ -1,18 +1,26 @@
 """ELF files: build id, load segments and symbols, read without trusting a single field.
 
 The layout is that of the System V ABI (gabi chapters 4 and 5), 32 and 64 bits, both byte orders.
-Tables are read with numpy in pieces of bounded size, so the cost of a file is bounded by its size
-and by the limits below, whatever its headers claim.
+pyelftools takes headers and notes apart; it is given parts of the file of bounded size, never the
+file itself. Symbol tables are read with numpy, in pieces. So the cost of a file is bounded by its
+size and by the limits below, whatever its headers claim.
 """
 
 from __future__ import annotations
 
 import hashlib
-import struct
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
+from io import BytesIO
+from typing import Any, cast
 
 import numpy as np
+from elftools.common.utils import struct_parse
+from elftools.elf.elffile import ELFFile
+from elftools.elf.notes import iter_notes
+from elftools.elf.structs import ELFStructs
 from numpy.typing import NDArray
 
 from symbolizer.symbols import PackedStrings, SymbolTable, symbol_table
@@ -20,40 +28,32 @@ from symbolizer.symbols import PackedStrings, SymbolTable, symbol_table
 Read = Callable[[int, int], bytes]
 """read(offset, size): that part of the file, shorter only where the file ends."""
 
+Loads = tuple[tuple[int, int, int], ...]
+"""(file offset, bytes in the file, virtual address) of each load segment."""
+
 MAX_SYMBOL_BYTES = 96 << 20
 MAX_STRING_BYTES = 192 << 20
 MAX_BUILD_ID = 20  # bytes; what the kernel reports of a mapping, so the most that can be compared
-_MAX_HEADERS = 1 << 16
-_MAX_NOTE_BYTES = 1 << 18
-_MAX_NOTES = 1024
+_MAX_HEADERS = 4096  # a linked file has some tens of segments and of sections
+_MAX_NOTE_BYTES = 1 << 15  # in all; a build id's note has 36
 _MAX_LOADS = 256
 _PIECE = 24 << 15
 _HASHED_PIECE = 1 << 16
 _HASHED_PIECES = 32
 
-_PT_LOAD, _PT_NOTE = 1, 4
 _PF_X = 1
-_SHT_SYMTAB, _SHT_NOTE, _SHT_NOBITS, _SHT_DYNSYM = 2, 7, 8, 11
 _SHF_EXECINSTR = 4
 _STT_NOTYPE, _STT_FUNC, _STT_GNU_IFUNC = 0, 2, 10
 _STB_LOCAL, _STB_GLOBAL, _STB_WEAK = 0, 1, 2
 _SHN_LORESERVE, _SHN_XINDEX = 0xFF00, 0xFFFF
-_EM_ARM = 40
-_NT_GNU_BUILD_ID = 3
 
-_EHDR = {1: "HHIIIIIHHHHHH", 2: "HHIQQQIHHHHHH"}
-_PHDR = {
-    1: "type:u4 offset:u4 vaddr:u4 paddr:u4 filesz:u4 memsz:u4 flags:u4 align:u4",
-    2: "type:u4 flags:u4 offset:u8 vaddr:u8 paddr:u8 filesz:u8 memsz:u8 align:u8",
-}
-_SHDR = {
-    1: "name:u4 type:u4 flags:u4 addr:u4 offset:u4 size:u4 link:u4 info:u4 align:u4 entsize:u4",
-    2: "name:u4 type:u4 flags:u8 addr:u8 offset:u8 size:u8 link:u4 info:u4 align:u8 entsize:u8",
-}
 _SYM = {
-    1: "name:u4 value:u4 size:u4 info:u1 other:u1 shndx:u2",
-    2: "name:u4 info:u1 other:u1 shndx:u2 value:u8 size:u8",
+    32: "name:u4 value:u4 size:u4 info:u1 other:u1 shndx:u2",
+    64: "name:u4 info:u1 other:u1 shndx:u2 value:u8 size:u8",
 }
+
+
+_NONE = np.empty(0, np.uint64)
 
 
 class ElfError(ValueError):
@@ -65,32 +65,55 @@ class NotElfError(ElfError):
 
 
 @dataclass(frozen=True, slots=True)
+class Segment:
+    """A program header. `kind` is a name ("PT_LOAD"), or a number that has none."""
+
+    kind: str | int
+    executable: bool
+    offset: int
+    size: int
+    address: int
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A section header. `kind` is a name ("SHT_SYMTAB"), or a number that has none."""
+
+    kind: str | int
+    executable: bool
+    offset: int
+    size: int
+    address: int
+    link: int
+    entry_size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Elf:
-    """What the headers of an ELF file say. `segments` and `sections` are structured arrays."""
+    """What the headers of an ELF file say. `machine` is a name ("EM_X86_64"), or a number that has none."""
 
     read: Read
-    order: str
-    bits: int
-    machine: int
-    segments: NDArray[np.void]
-    sections: NDArray[np.void]
+    structs: ELFStructs
+    machine: str | int
+    segments: tuple[Segment, ...]
+    sections: tuple[Section, ...]
 
     @property
-    def loads(self) -> NDArray[np.uint64]:
-        """Rows of (file offset, bytes in the file, virtual address) of load segments, executable ones last."""
-        loads = self.segments[self.segments["type"] == _PT_LOAD][:_MAX_LOADS]
-        loads = loads[np.argsort(loads["flags"] & _PF_X, kind="stable")]
-        columns = [loads[name].astype(np.uint64) for name in ("offset", "filesz", "vaddr")]
-        return np.stack(columns, axis=1)
+    def loads(self) -> Loads:
+        """(file offset, bytes in the file, virtual address) of load segments, executable ones last."""
+        loads = [segment for segment in self.segments if segment.kind == "PT_LOAD"][:_MAX_LOADS]
+        loads.sort(key=lambda segment: segment.executable)
+        return tuple((segment.offset, segment.size, segment.address) for segment in loads)
 
     def build_id(self) -> str:
         """Hex of NT_GNU_BUILD_ID, at most 20 bytes of it; "" where the file has none."""
-        notes = [(s["offset"], s["filesz"], s["align"]) for s in self.segments[:_MAX_NOTES] if s["type"] == _PT_NOTE]
-        notes += [(s["offset"], s["size"], s["align"]) for s in self.sections[:_MAX_NOTES] if s["type"] == _SHT_NOTE]
-        for offset, size, align in notes:
-            data = self.read(int(offset), min(int(size), _MAX_NOTE_BYTES))
-            if found := build_id_of_notes(data, self.order, int(align)):
-                return found
+        left = _MAX_NOTE_BYTES
+        for part in (*self.segments, *self.sections):
+            if part.kind in ("PT_NOTE", "SHT_NOTE"):
+                notes = self.read(part.offset, min(part.size, left))
+                left -= len(notes)
+                if found := build_id_of_notes(notes, self.structs):
+                    return found
         return ""
 
     def symbols(self) -> SymbolTable:
@@ -101,31 +124,30 @@ class Elf:
         """
         chunks: list[_Symbols] = []
         strings: list[tuple[int, int]] = []
-        for kind in (_SHT_SYMTAB, _SHT_DYNSYM):
-            for section in self.sections[self.sections["type"] == kind][:1]:
-                names = self._section(int(section["link"]))
-                offset, size = int(names["offset"]), int(names["size"])
-                if size > MAX_STRING_BYTES:
-                    raise ElfError(f"its symbol names take {size >> 20} MB, more than {MAX_STRING_BYTES >> 20}")
+        for kind in ("SHT_SYMTAB", "SHT_DYNSYM"):
+            for section in [section for section in self.sections if section.kind == kind][:1]:
+                names = self._names(section)
                 base = sum(size for _, size in strings)
-                known = np.concatenate([chunk.start for chunk in chunks]) if chunks else np.empty(0, np.uint64)
-                found = [chunk.outside(known) for chunk in self._functions(section, base, size)]
+                known = np.sort(np.concatenate([chunk.start for chunk in chunks])) if chunks else _NONE
+                found = [chunk.outside(known) for chunk in self._functions(section, base, names.size)]
                 if any(len(chunk.start) for chunk in found):
                     chunks += found
-                    strings.append((offset, size))
+                    strings.append((names.offset, names.size))
         if not chunks:
-            none = np.empty(0, np.uint64)
+            none = _NONE
             return symbol_table(none, none, none.astype(np.uint32), none.astype(np.uint8), none, PackedStrings([]))
         start, end, limit = (np.concatenate([getattr(c, n) for c in chunks]) for n in ("start", "end", "limit"))
         name = np.concatenate([chunk.name for chunk in chunks])
         rank = np.concatenate([chunk.rank for chunk in chunks])
         return symbol_table(start, end, name, rank, limit, PackedStrings(self._pieces(strings)))
 
-    def _section(self, index: int) -> np.void:
-        if not 0 < index < len(self.sections):
+    def _names(self, section: Section) -> Section:
+        if not 0 < section.link < len(self.sections):
             raise ElfError("a symbol table names a string table that is not there")
-        section: np.void = self.sections[index]
-        return section
+        names = self.sections[section.link]
+        if names.size > MAX_STRING_BYTES:
+            raise ElfError(f"its symbol names take {names.size >> 20} MB, more than {MAX_STRING_BYTES >> 20}")
+        return names
 
     def _pieces(self, parts: list[tuple[int, int]]) -> Iterator[bytes]:
         for offset, size in parts:
@@ -135,18 +157,18 @@ class Elf:
                     raise ElfError("its symbol names are cut short")
                 yield data
 
-    def _functions(self, section: np.void, name_base: int, name_bytes: int) -> Iterator[_Symbols]:
-        layout = _dtype(_SYM[self.bits], self.order)
-        size = int(section["size"]) - int(section["size"]) % layout.itemsize
+    def _functions(self, section: Section, name_base: int, name_bytes: int) -> Iterator[_Symbols]:
+        layout = _symbol_layout(self.structs)
+        size = section.size - section.size % layout.itemsize
         if size > MAX_SYMBOL_BYTES:
             raise ElfError(f"its symbol table takes {size >> 20} MB, more than {MAX_SYMBOL_BYTES >> 20}")
-        if int(section["entsize"]) != layout.itemsize:
+        if section.entry_size != layout.itemsize:
             raise ElfError("its symbol table has entries of a strange size")
-        executable = (self.sections["flags"] & _SHF_EXECINSTR) != 0
-        limits = self.sections["addr"].astype(np.uint64) + self.sections["size"].astype(np.uint64)
+        executable = np.array([section.executable for section in self.sections])
+        limits = np.array([(section.address + section.size) % 2**64 for section in self.sections], np.uint64)
         step = _PIECE - _PIECE % layout.itemsize
         for at in range(0, size, step):
-            data = self.read(int(section["offset"]) + at, min(step, size - at))
+            data = self.read(section.offset + at, min(step, size - at))
             if len(data) < min(step, size - at):
                 raise ElfError("its symbol table is cut short")
             symbols = np.frombuffer(data, layout)
@@ -158,7 +180,7 @@ class Elf:
             code &= (symbols["name"] > 0) & (symbols["name"] < name_bytes)
             symbols, kind, where = symbols[code], kind[code], where[code]
             start = symbols["value"].astype(np.uint64)
-            if self.machine == _EM_ARM:
+            if self.machine == "EM_ARM":
                 start &= ~np.uint64(1)  # the low bit says Thumb
             end = start + np.minimum(symbols["size"].astype(np.uint64), ~start)
             binding = symbols["info"] >> 4
@@ -194,9 +216,10 @@ class _Symbols:
     limit: NDArray[np.uint64]
 
     def outside(self, known: NDArray[np.uint64]) -> _Symbols:
+        """Those that do not start where one of `known`, which is sorted, does."""
         if not len(known):
             return self
-        new = ~np.isin(self.start, known)
+        new = known[np.minimum(np.searchsorted(known, self.start), len(known) - 1)] != self.start
         return _Symbols(self.start[new], self.end[new], self.name[new], self.rank[new], self.limit[new])
 
 
@@ -205,39 +228,62 @@ def read_elf(read: Read) -> Elf:
     ident = read(0, 64)
     if ident[:4] != b"\x7fELF":
         raise NotElfError("it is not an ELF file")
-    if len(ident) < 16 or ident[4] not in _EHDR or ident[5] not in (1, 2):
-        raise ElfError("its ELF header is damaged")
-    bits, order = ident[4], "<>"[ident[5] - 1]
-    layout = struct.Struct(order + _EHDR[bits])
-    if len(ident) < 16 + layout.size:
-        raise ElfError("its ELF header is cut short")
-    _, machine, _, _, phoff, shoff, _, _, phsize, phnum, shsize, shnum, _ = layout.unpack_from(ident, 16)
-    segment, section = _dtype(_PHDR[bits], order), _dtype(_SHDR[bits], order)
-    if (phnum and phsize != segment.itemsize) or (shoff and shsize != section.itemsize):
+    try:
+        file = ELFFile(BytesIO(ident))
+    except Exception as error:  # pyelftools promises nothing about what garbage makes it raise
+        raise ElfError("its ELF header is damaged or cut short") from error
+    header, structs = file.header, file.structs
+    at, size = header["e_shoff"], header["e_shentsize"]
+    sections = header["e_shnum"] if at else 0
+    if at and not sections:  # so many that the number is in the first section's size
+        sections = _headers(read, structs.Elf_Shdr, at, 1, size)[0]["sh_size"]
+    return Elf(
+        read,
+        structs,
+        header["e_machine"],
+        tuple(
+            Segment(h["p_type"], bool(h["p_flags"] & _PF_X), h["p_offset"], h["p_filesz"], h["p_vaddr"])
+            for h in _headers(read, structs.Elf_Phdr, header["e_phoff"], header["e_phnum"], header["e_phentsize"])
+        ),
+        tuple(
+            Section(
+                h["sh_type"],
+                bool(h["sh_flags"] & _SHF_EXECINSTR),
+                h["sh_offset"],
+                h["sh_size"],
+                h["sh_addr"],
+                h["sh_link"],
+                h["sh_entsize"],
+            )
+            for h in _headers(read, structs.Elf_Shdr, at, sections, size)
+        ),
+    )
+
+
+def _headers(read: Read, layout: Any, offset: int, count: int, size: int) -> list[Any]:
+    """`count` headers of `size` bytes, as pyelftools has them: iterating over its own sections or segments
+    would read much else besides, and 16 ms long for a large library."""
+    if count > _MAX_HEADERS:
+        raise ElfError(f"it claims {count} segments or sections, more than {_MAX_HEADERS}")
+    if count and size != layout.sizeof():
         raise ElfError("its headers have a strange size")
-    if shoff and not shnum:  # so many that the number is in the first section's size
-        first = np.frombuffer(_whole(read, shoff, section.itemsize), section)[0]
-        shnum = int(first["size"])
-    if shnum > _MAX_HEADERS * 4:
-        raise ElfError(f"it claims {shnum} sections")
-    segments = np.frombuffer(_whole(read, phoff, phnum * segment.itemsize), segment)
-    sections = np.frombuffer(_whole(read, shoff, shnum * section.itemsize if shoff else 0), section)
-    return Elf(read, order, bits, machine, segments, sections)
-
-
-def _whole(read: Read, offset: int, size: int) -> bytes:
-    data = read(offset, size) if size else b""
-    if len(data) < size:
+    data = read(offset, count * size) if count else b""
+    if len(data) < count * size:
         raise ElfError("its headers are cut short")
-    return data
+    stream = BytesIO(data)
+    try:
+        return [struct_parse(layout, stream) for _ in range(count)]
+    except Exception as error:
+        raise ElfError("its headers are damaged") from error
 
 
-def _dtype(layout: str, order: str) -> np.dtype[np.void]:
-    fields = [field.split(":") for field in layout.split()]
+def _symbol_layout(structs: ELFStructs) -> np.dtype[np.void]:
+    order = "<" if structs.little_endian else ">"
+    fields = [field.split(":") for field in _SYM[structs.elfclass].split()]
     return np.dtype([(name, order + code) for name, code in fields])
 
 
-def virtual_addresses(loads: NDArray[np.uint64], offsets: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def virtual_addresses(loads: Loads, offsets: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The virtual address of each file offset by `Elf.loads`, 2**64 - 1 where none has it.
 
     Where two segments share a part of the file the executable one counts.
@@ -249,22 +295,39 @@ def virtual_addresses(loads: NDArray[np.uint64], offsets: NDArray[np.uint64]) ->
     return found
 
 
-def build_id_of_notes(notes: bytes, order: str = "<", align: int = 4) -> str:
-    """Hex of the NT_GNU_BUILD_ID among ELF notes (as in /sys/kernel/notes), or ""."""
-    align = 8 if align == 8 else 4
-    at = 0
-    for _ in range(_MAX_NOTES):
-        if at + 12 > len(notes):
-            break
-        name_size, size, kind = struct.unpack_from(order + "III", notes, at)
-        name = at + 12
-        content = name + _round_up(name_size, align) if align == 4 else _round_up(name + name_size, align)
-        if kind == _NT_GNU_BUILD_ID and notes[name : name + name_size] == b"GNU\0":
-            found = notes[content : content + size]
-            return found[:MAX_BUILD_ID].hex() if len(found) == size else ""
-        at = _round_up(content + size, align)
+def build_id_of_notes(notes: bytes, structs: ELFStructs | None = None) -> str:
+    """Hex of the NT_GNU_BUILD_ID among ELF notes, at most 20 bytes of it, or "".
+
+    Without `structs` they are in this machine's byte order (as in /sys/kernel/notes). Of more than
+    32 KB the rest is left out.
+    """
+    notes = notes[:_MAX_NOTE_BYTES]
+    source = cast(ELFFile, _NoteSource(BytesIO(notes), structs or _native_structs()))
+    try:
+        for note in iter_notes(source, 0, len(notes)):
+            if note["n_type"] == "NT_GNU_BUILD_ID" and note["n_name"] == "GNU":
+                found: bytes = note["n_descdata"]
+                return found[:MAX_BUILD_ID].hex() if len(found) == note["n_descsz"] else ""
+    except Exception:  # see read_elf; damaged notes hold no build id
+        pass
     return ""
 
 
-def _round_up(value: int, step: int) -> int:
-    return (value + step - 1) // step * step
+@dataclass(frozen=True, slots=True)
+class _NoteSource:
+    """As much of an ELFFile as iter_notes asks for."""
+
+    stream: BytesIO
+    structs: ELFStructs
+
+    @property
+    def elfclass(self) -> int:
+        return self.structs.elfclass
+
+
+@cache
+def _native_structs() -> ELFStructs:
+    structs = ELFStructs(little_endian=sys.byteorder == "little", elfclass=64)
+    structs.create_basic_structs()
+    structs.create_advanced_structs("ET_DYN", "EM_NONE", "ELFOSABI_SYSV")
+    return structs

@@ -19,10 +19,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from symbolizer.demangle import function_names
-from symbolizer.elf import Elf, ElfError, read_elf, virtual_addresses
+from symbolizer.elf import Elf, ElfError, Loads, read_elf, virtual_addresses
 from symbolizer.files import read_at
 from symbolizer.jit import Jit
 from symbolizer.kernel import Kernel
@@ -50,7 +49,7 @@ class _Code:
     binary: Binary
     kind: Kind = Kind.NATIVE
     unknown: Frame | None = None
-    loads: NDArray[np.uint64] | None = None
+    loads: Loads = ()
     table: SymbolTable | None = None
     locations: dict[int, Location] = field(default_factory=dict)
     frames: dict[int, tuple[Frame, ...]] = field(default_factory=dict)
@@ -221,7 +220,7 @@ class Symbolizer:
                 return code.locations | {o: Location(o, code.binary, (error.frame,)) for o in offsets}
         nameless = (code.unknown or unknown(Reason.OUTSIDE_SYMBOLS, file_name(mapping.path)),)
         found = [-1] * len(offsets)
-        if code.table is not None and code.loads is not None:
+        if code.table is not None:
             found = code.table.find(virtual_addresses(code.loads, np.array(offsets, np.uint64)))
         for offset, i in zip(offsets, found, strict=True):
             frames = nameless if i < 0 else code.frames.get(i)
@@ -308,5 +307,4 @@ def _vsyscall_code() -> _Code:
     at = np.cumsum([0] + [len(name) for name in names])[:-1].astype(np.uint32)
     rank = np.zeros(len(starts), np.uint8)
     table = SymbolTable(starts, starts + np.uint64(0x400), at, rank, PackedStrings(names))
-    loads = np.array([[0, 0x1000, 0]], np.uint64)
-    return _Code(Binary("[vsyscall]"), Kind.VDSO, loads=loads, table=table)
+    return _Code(Binary("[vsyscall]"), Kind.VDSO, loads=((0, 0x1000, 0),), table=table)

@@ -8,7 +8,7 @@ from typing import Final
 from fastapi.responses import Response
 
 from profiler import formats
-from profiler.model import Accounting
+from profiler.accounting import account_lines
 from web import urls
 from web.flamegraph.calltree import build_tree
 from web.flamegraph.svg import Caption, write_svg
@@ -52,26 +52,7 @@ def caption(overview: Overview, selection: Selection) -> Caption:
     return Caption(
         title=f"{host_title(overview.hosts)} · {overview.event}" + (f" · {filters}" if filters else ""),
         subtitle=f"{rfc3339(start)} to {rfc3339(end)}, {rates}",
-        notes=notes(overview.accounting),
+        notes=account_lines(overview.accounting),
         background="cpu" if overview.event.startswith(_CPU_EVENTS) else "other",
         seconds_per_sample=1 / overview.hz[0] if len(overview.hz) == 1 else None,
     )
-
-
-def notes(a: Accounting) -> tuple[str, ...]:
-    """The accounting in lines."""
-    lost = ", ".join(f"{count:,} {reason}" for reason, count in a.lost.items() if count)
-    unknown = ", ".join(f"{count:,} {reason}" for reason, count in a.frames_unknown.items() if count)
-    frames = a.frames_named + sum(a.frames_unknown.values())
-    lines = [
-        f"ticks {a.ticks:,} = idle {a.idle:,} + filtered {a.filtered:,} + shown {a.sampled:,}"
-        f" + lost {a.lost_total:,}"
-        + (f" ({lost})" if lost else "")
-        + (f"; missed {a.missed:,} of {a.expected:,} expected" if a.expected else "")
-    ]
-    if frames:
-        lines.append(
-            f"frames {frames:,}: {100 * a.frames_named / frames:.1f} % named"
-            + (f"; without a name: {unknown}" if unknown else "")
-        )
-    return tuple(lines)

@@ -175,6 +175,7 @@ class Queries:
             f" sumIf((end_ns - start_ns) / 1e9, {recent}) AS seconds,"
             f" sumIf((toInt64(ticks) - toInt64(idle)) / hz, {recent}) AS busy_s,"
             f" sumIf(expected / hz, {recent}) AS online_s,"
+            f" maxIf(expected / hz / ((end_ns - start_ns) / 1e9), {recent}) AS cpus,"
             f" sumIf(ticks, {recent}) AS ticks, sumIf(idle, {recent}) AS idle,"
             f" sumIf(sampled, {recent}) AS samples, sumIf(filtered, {recent}) AS filtered,"
             f" sumIf(arraySum(mapValues(lost)), {recent}) AS lost,"
@@ -188,11 +189,12 @@ class Queries:
             {"since": since, "horizon": self.store.horizon},
         ).dicts()
         for row in rows:
-            seconds = row["seconds"]
+            row["cpus"] = row["cpus"] or None
+            online = row.pop("online_s")
+            # A window that the agent began or ended in is sampled for a part of its ten seconds only.
+            seconds = online / row["cpus"] if row["cpus"] else row["seconds"]
             row["last_seen_s"] = max(0.0, now - row["last_seen"])
             row["busy"] = row.pop("busy_s") / seconds if seconds else 0.0
-            online = row.pop("online_s")
-            row["cpus"] = online / seconds if seconds and online else None
             row["agent_cpu"] = row.pop("cpu_ns") / 1e9 / seconds if seconds else 0.0
             runs, total = row.pop("bpf_runs"), row.pop("bpf_total")
             row["bpf_ns"] = total / runs if runs else None
