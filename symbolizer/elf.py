@@ -51,8 +51,6 @@ _SYM = {
     32: "name:u4 value:u4 size:u4 info:u1 other:u1 shndx:u2",
     64: "name:u4 info:u1 other:u1 shndx:u2 value:u8 size:u8",
 }
-
-
 _NONE = np.empty(0, np.uint64)
 
 
@@ -107,8 +105,9 @@ class Elf:
 
     def build_id(self) -> str:
         """Hex of NT_GNU_BUILD_ID, at most 20 bytes of it; "" where the file has none."""
+        parts: list[Segment | Section] = [*self.segments, *self.sections]
         left = _MAX_NOTE_BYTES
-        for part in (*self.segments, *self.sections):
+        for part in parts:
             if part.kind in ("PT_NOTE", "SHT_NOTE"):
                 notes = self.read(part.offset, min(part.size, left))
                 left -= len(notes)

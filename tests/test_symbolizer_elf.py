@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -222,6 +223,38 @@ def test_a_file_that_claims_gigabytes_of_symbols_is_refused_before_they_are_read
             image[shoff + 64 * i + 32 : shoff + 64 * i + 40] = (24 << 40).to_bytes(8, "little")
     with pytest.raises(ElfError, match="more than"):
         read_elf(reader(bytes(image))).symbols()
+
+
+@pytest.mark.parametrize(("at", "what"), [(56, "segments"), (60, "sections")])
+def test_a_file_that_claims_thousands_of_headers_is_refused_before_they_are_read(
+    at: int, what: str, build: Callable[..., Path]
+) -> None:
+    image = bytearray(_small(build))
+    image[at : at + 2] = b"\xff\xff"
+    asked: list[int] = []
+
+    def read(offset: int, size: int) -> bytes:
+        asked.append(size)
+        return bytes(image[offset : offset + size])
+
+    with pytest.raises(ElfError, match=f"65535 .*{what}"):
+        read_elf(read)
+    assert sum(asked) < 1 << 16
+
+
+def test_of_gigabytes_of_notes_little_is_read(build: Callable[..., Path]) -> None:
+    image = bytearray(_small(build))
+    elf = read_elf(reader(bytes(image)))
+    assert elf.build_id()
+    asked: list[int] = []
+
+    def read(offset: int, size: int) -> bytes:
+        asked.append(size)
+        return bytes(size)
+
+    endless = tuple(replace(segment, kind="PT_NOTE", size=1 << 40) for segment in elf.segments)
+    assert replace(elf, read=read, segments=endless).build_id() == ""
+    assert sum(asked) <= 1 << 16
 
 
 @given(st.lists(st.binary(max_size=60) | st.sampled_from([b"GNU\0", b"\3\0\0\0", b"\4\0\0\0"]), max_size=12))

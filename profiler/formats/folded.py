@@ -251,7 +251,12 @@ def _number_words(
     text: NDArray[np.uint8], start: NDArray[np.int64], length: NDArray[np.int64], numbers: _Numbers
 ) -> NDArray[np.uint32]:
     """The words' numbers. Words are told apart by a hash first, and by comparing every byte in the end."""
-    hashes = _hashes(text, start, length)
+    chunks = list(_chunks(text, start, length))
+    hashes = length.astype(np.uint64) * _ODD
+    for words, eight in chunks:
+        mixed = (hashes[words] ^ eight) * _ODD
+        hashes[words] = mixed ^ (mixed >> np.uint64(29))
+    hashes *= _ODD
     # A table as small as this stays in the cache. Of words that fall in one slot the first stays there.
     slot = (hashes >> np.uint64(64 - _SLOT_BITS)).astype(np.int64)
     table = np.zeros(1 << _SLOT_BITS, np.int64)
@@ -266,40 +271,35 @@ def _number_words(
     spelled = [text[a:b].tobytes() for a, b in zip(start[found].tolist(), (start + length)[found].tolist(), strict=True)]
     number[found] = [numbers[word] for word in spelled]
     number = number[like]
-    for i in _misspelled(text, start, length, like).tolist():
+    for i in _misspelled(chunks, length, like).tolist():
         number[i] = numbers[text[start[i] : start[i] + length[i]].tobytes()]
     return number
 
 
-def _hashes(text: NDArray[np.uint8], start: NDArray[np.int64], length: NDArray[np.int64]) -> NDArray[np.uint64]:
-    hashes = length.astype(np.uint64) * _ODD
-    for words, eight in _eights(text, start, length):
-        mixed = (hashes[words] ^ eight) * _ODD
-        hashes[words] = mixed ^ (mixed >> np.uint64(29))
-    return hashes * _ODD
-
-
-def _misspelled(
-    text: NDArray[np.uint8], start: NDArray[np.int64], length: NDArray[np.int64], like: NDArray[np.int64]
-) -> NDArray[np.intp]:
-    """The words that are not spelled as the words `like` them, and those that are too long to tell."""
-    wrong = (length != length[like]) | (length > _LONG)
-    theirs = _eights(text, start[like], length)
-    for (words, eight), (_, other) in zip(_eights(text, start, length), theirs, strict=True):
-        wrong[words] |= eight != other
-    return np.flatnonzero(wrong)
-
-
-def _eights(
+def _chunks(
     text: NDArray[np.uint8], start: NDArray[np.int64], length: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.intp] | slice, NDArray[np.uint64]]]:
-    """First eight bytes of each word, as numbers, then the next eight of those that have more, up to _LONG."""
+    """The first eight bytes of each word, as numbers, then the next eight of those that have more, up to _LONG."""
     numbers = np.ndarray(len(text) - 7, "<u8", text, strides=(1,))
     words: NDArray[np.intp] | slice = slice(None)
     for done in range(0, min(int(length.max(initial=0)), _LONG), 8):
         if done:
             words = np.flatnonzero(length > done)
         yield words, numbers[start[words] + done] & _MASKS[np.minimum(length[words] - done, 8)]
+
+
+def _misspelled(
+    chunks: list[tuple[NDArray[np.intp] | slice, NDArray[np.uint64]]],
+    length: NDArray[np.int64],
+    like: NDArray[np.intp],
+) -> NDArray[np.intp]:
+    """The words that are not spelled as the words `like` them, and those that are too long to tell."""
+    wrong = length != length[like]
+    place = np.zeros(len(like), np.intp)
+    for words, eight in chunks:
+        place[words] = np.arange(len(eight))
+        wrong[words] |= eight != eight[place[like[words]]]  # where lengths are alike, theirs has a place as well
+    return np.flatnonzero(wrong | (length > _LONG))
 
 
 def _unusual(line: bytes) -> tuple[bytes, int, bool] | None:

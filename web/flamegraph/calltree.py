@@ -181,12 +181,12 @@ def prune(tree: CallTree, limit: int) -> CallTree:
     elided = [
         Frame(f"({n:,} {'frame' if n == 1 else 'frames'} below {percent} %)", Kind.UNKNOWN) for n in sizes.tolist()
     ]
-    # Old numbers order the parents as well as new ones do, so sort by them, then number anew.
+    # Nodes are in the order of their parents, by their old numbers as by the new; holders come last of siblings.
     kept = np.flatnonzero(keep)
     old_parent = np.concatenate((tree.parent[kept], holders))
     level = np.concatenate((tree.level[kept], tree.level[holders] + 1)).astype(np.int64)
     label = np.concatenate((tree.frame[kept], len(tree.frames) + size)).astype(np.int64)
-    order = np.lexsort((label, old_parent, level))
+    order = np.argsort(2 * old_parent.astype(np.int64) + (np.arange(len(level)) >= len(kept)), kind="stable")
     new_number = np.full(len(tree) + 1, -1)
     places = np.flatnonzero(order < len(kept))
     new_number[kept[order[places]]] = places
@@ -211,7 +211,9 @@ def tree_to_json(tree: CallTree) -> dict[str, Any]:
     which begins with ""), and `line` (0 where unknown). Frames from number `elided` on stand for
     what was folded away.
     """
-    used, frame = np.unique(tree.frame, return_inverse=True)
+    is_used = np.bincount(tree.frame, minlength=len(tree.frames)) > 0
+    used = np.flatnonzero(is_used)
+    frame = (np.cumsum(is_used) - 1)[tree.frame]
     frames = [tree.frames[i] for i in used.tolist()]
     strings: dict[str, int] = {"": 0}
     kinds: dict[str, int] = {}
