@@ -44,7 +44,20 @@ def write_stacks(path: Path, stacks: int) -> int:
     most of their length, as those of real profiles do. Most are 8 to 30 frames deep, some up to 60.
     """
     rng = np.random.default_rng(2)
-    syllables = ["do_", "page", "Read", "sys_", "hash", "get", "parse", "write_", "lookup", "::insert", "_ZN4", "btree_"]
+    syllables = [
+        "do_",
+        "page",
+        "Read",
+        "sys_",
+        "hash",
+        "get",
+        "parse",
+        "write_",
+        "lookup",
+        "::insert",
+        "_ZN4",
+        "btree_",
+    ]
     picks = rng.integers(0, len(syllables), (FUNCTIONS, 8))
     lengths = np.minimum(rng.geometric(0.6, FUNCTIONS), 8)
     names = [

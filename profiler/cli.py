@@ -19,7 +19,7 @@ from profiler.accounting import account_lines
 from profiler.agent import AgentOptions, run_agent, stop_on_signals
 from profiler.cgroups import cgroup_id
 from profiler.command import CommandError
-from profiler.formats import WRITERS, Writer, writer_for
+from profiler.formats.by_extension import WRITERS, Writer, writer_for
 from profiler.formats.folded import read_folded
 from profiler.formats.json import read_json
 from profiler.formats.pprof import read_pprof

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
@@ -282,15 +282,17 @@ def _symbol_layout(structs: ELFStructs) -> np.dtype[np.void]:
     return np.dtype([(name, order + code) for name, code in fields])
 
 
-def virtual_addresses(loads: Loads, offsets: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def virtual_addresses(loads: Loads, offsets: Sequence[int]) -> NDArray[np.uint64]:
     """The virtual address of each file offset by `Elf.loads`, 2**64 - 1 where none has it.
 
     Where two segments share a part of the file the executable one counts.
     """
     found = np.full(len(offsets), 2**64 - 1, np.uint64)
-    for start, size, address in loads:
-        inside = (offsets >= start) & (offsets - start < size)
-        found[inside] = offsets[inside] - start + address
+    for i, offset in enumerate(offsets):
+        for start, size, address in reversed(loads):
+            if start <= offset < start + size:
+                found[i] = (offset - start + address) % 2**64
+                break
     return found
 
 

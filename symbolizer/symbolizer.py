@@ -221,7 +221,7 @@ class Symbolizer:
         nameless = (code.unknown or unknown(Reason.OUTSIDE_SYMBOLS, file_name(mapping.path)),)
         found = [-1] * len(offsets)
         if code.table is not None:
-            found = code.table.find(virtual_addresses(code.loads, np.array(offsets, np.uint64)))
+            found = code.table.find(virtual_addresses(code.loads, offsets))
         for offset, i in zip(offsets, found, strict=True):
             frames = nameless if i < 0 else code.frames.get(i)
             if frames is None:

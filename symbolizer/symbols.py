@@ -8,14 +8,14 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-_BLOCK = 1 << 14
+_BLOCK = 1 << 13
 _MAX_NAME_BYTES = 1 << 17
 _MAX_STEPS_BACK = 256
 _MAX_ALIASES = 64
 
 
 class PackedStrings:
-    """A string table of NUL- or newline-ended names, held compressed in blocks of 16 KB."""
+    """A string table of NUL- or newline-ended names, held compressed in blocks of 8 KB."""
 
     def __init__(self, chunks: Iterable[bytes], terminator: bytes = b"\0") -> None:
         """`chunks` are the table's bytes in order, in pieces of any size."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -168,6 +169,83 @@ def test_a_file_without_a_single_stack_is_refused(data: bytes) -> None:
 def test_counts_beyond_64_bits_are_refused() -> None:
     with pytest.raises(ValueError, match="more than 64 bits"):
         read_folded(b"a 999999999999999999\n" * 10)
+
+
+def read_line_by_line(data: bytes) -> tuple[list[tuple[list[str], int]], int]:
+    """The plain way to read folded text, one line after the other; stacks, and how many lines are left out."""
+    stacks = []
+    malformed = 0
+    for line in data.replace(b"\r\n", b"\n").split(b"\n"):
+        stack, _, count = line.rstrip().rpartition(b" ")
+        if not (stack and re.fullmatch(rb"\d{1,18}", count)):
+            words = line.rsplit(None, 1)
+            if len(words) < 2 or not re.fullmatch(rb"\d{1,18}(\.\d*)?", words[1]):
+                malformed += bool(line.strip()) and not line.startswith(b"#")
+                continue
+            stack, count = words[0].strip(), words[1]
+        value = int(count) if count.isdigit() else round(float(count))
+        stacks.append(([name_of(word) for word in stack.decode(errors="surrogateescape").split(";")], value))
+    return stacks, malformed
+
+
+def name_of(word: str) -> str:
+    word = re.sub(r"_\[[kijw]\]$", "", word)
+    return re.sub(r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4}))", lambda m: chr(int(m[1] or m[2], 16)), word) or "[unnamed]"
+
+
+WORDS = st.one_of(
+    st.sampled_from(
+        [b"a", b"b", b"main", b"a_name_of_17_byte", b"a_name_of_17_bytf", b"x" * 63, b"x" * 600, b"x" * 601]
+    ),
+    st.sampled_from(
+        [b"", b" ", b"a b", b"\x00", b"a\x00", b"_[k]", b"f_[j]", b"\\x3b", b"\xff", b"#", b"7", b"\r", b"\t"]
+    ),
+    st.binary(max_size=20),
+)
+STACKS = st.lists(st.lists(WORDS, max_size=6).map(b";".join), min_size=1, max_size=12)
+ENDS = st.one_of(
+    st.sampled_from([b" 1", b" 2", b" 345", b"\t4", b" 1.5", b" 5 ", b"  6", b" 007", b" 1\r", b" " + b"9" * 18]),
+    st.sampled_from([b"", b" ", b" -1", b" " + b"1" * 19, b" x", b"1"]),
+)
+
+
+@settings(deadline=None, max_examples=400)
+@given(STACKS, st.data(), st.booleans(), st.booleans())
+def test_many_lines_at_once_are_read_as_each_alone(
+    stacks: list[bytes], data: st.DataObject, sort: bool, end: bool
+) -> None:
+    lines = [stack + data.draw(ENDS) for stack in data.draw(st.lists(st.sampled_from(stacks), min_size=1, max_size=30))]
+    text = b"\n".join(sorted(lines) if sort else lines) + b"\n" * end
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("profiler.formats.folded._PART", data.draw(st.sampled_from([1, 50, 1 << 22])))
+        patch.setattr("profiler.formats.folded._SLOT_BITS", data.draw(st.sampled_from([1, 16])))
+        expected, malformed = read_line_by_line(text)
+        if not expected and malformed or sum(count for _, count in expected) >= 1 << 63:
+            with pytest.raises(ValueError, match="no folded stacks|more than 64 bits"):
+                read_folded(text)
+            return
+        table, problems = read_folded(text)
+        assert stacks_of(table) == expected
+        assert sum("left out" in problem for problem in problems) == (malformed > 0)
+        if malformed > 1:
+            assert f"and {malformed - 1} more left out" in problems[0]
+
+
+@pytest.mark.parametrize("odd", [0, 1 << 60])
+def test_names_whose_hashes_are_alike_are_told_apart(monkeypatch: pytest.MonkeyPatch, odd: int) -> None:
+    monkeypatch.setattr("profiler.formats.folded._ODD", np.uint64(odd))
+    names = ["a", "b", "abcdefgh", "abcdefghi", "abcdefghj", "x" * 40 + "y", "x" * 41, "z" * 600, "z" * 599 + "a"]
+    lines = [f"{first};{second};{first} 1" for first in names for second in names]
+    table, _ = read_folded("\n".join(lines).encode())
+    assert [";".join(stack) + " 1" for stack, _ in stacks_of(table)] == lines
+
+
+def test_line_of_any_length_is_read() -> None:
+    deep = ";".join(f"f{i % 1000}" for i in range(100_000))
+    table, _ = read_folded(f"{'x' * 5_000_000} 1\n{deep} 2\n{deep};leaf 3\n".encode())
+    assert np.diff(table.offsets).tolist() == [1, 100_000, 100_001]
+    assert table.index[1:100_001].tolist() == table.index[100_001:200_001].tolist()
+    assert len(table.frames[0].function) == 5_000_000
 
 
 def test_more_lines_than_are_read_at_a_time_are_one_table() -> None:

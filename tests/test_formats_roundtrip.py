@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from profiler.formats import WRITERS, writer_for
+from profiler.formats.by_extension import WRITERS, writer_for
 from profiler.formats.folded import read_folded, write_folded
 from profiler.formats.json import read_json, write_json
 from profiler.formats.names import encodable

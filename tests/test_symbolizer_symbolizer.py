@@ -378,6 +378,21 @@ def test_a_failure_is_remembered_for_a_while_and_then_tried_again(
     assert function(symbolizer.user(os.getpid(), query)[0]) == "spin"
 
 
+@pytest.mark.parametrize("reported", [True, False], ids=["build id", "device and inode"])
+def test_short_lived_processes_of_a_known_file_cost_no_look_at_any_file(
+    reported: bool, program: Callable[..., Path], run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = program("plain")
+    running = run(path)
+    query = [(running.spin + 1, running.mapping(build_id_of(path) if reported else ""))]
+    symbolizer = Symbolizer()
+    first = symbolizer.user(running.pid, query)
+    for name in ("symbolizer.symbolizer.open_mapped", "symbolizer.process.open_root", "os.open", "os.fstat"):
+        monkeypatch.setattr(name, lambda *_, **__: pytest.fail("a file was looked at"))
+    child, parents = 2**22 + 5, [running.pid, 1]
+    assert symbolizer.user(child, query, parents)[0] is first[0]
+
+
 def test_links_stay_below_the_root_and_links_of_proc_are_refused(tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     (tmp_path / "secret").write_text("outside")

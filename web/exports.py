@@ -7,8 +7,8 @@ from typing import Final
 
 from fastapi.responses import Response
 
-from profiler import formats
 from profiler.accounting import account_lines
+from profiler.formats.by_extension import WRITERS
 from web import urls
 from web.flamegraph.calltree import build_tree
 from web.flamegraph.svg import Caption, write_svg
@@ -31,7 +31,7 @@ def export(queries: Queries, selection: Selection, extension: str) -> Response:
     if extension == "svg":
         body = picture(queries, selection)
     else:
-        body = formats.WRITERS["." + extension](queries.profile(selection))
+        body = WRITERS["." + extension](queries.profile(selection))
     headers = {}
     if extension != "svg":
         host = re.sub(r"[^A-Za-z0-9._-]+", "-", selection.value("host") or "all")[:60]

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from fastapi import FastAPI
 
-from profiler import formats
+from profiler.formats.by_extension import WRITERS
 from profiler.formats.otlp import PushIdentity, read_otlp, read_otlp_json, write_otlp
 from profiler.model import Accounting, Profile, Sample, Window, stack_table
 from symbolizer.types import Binary, Frame, Kind, Location
@@ -96,7 +96,7 @@ def _profile() -> None:
         (Sample((location,), 1, "p", "t", 1),),
         Accounting(1, 1, 0, 0, 1),
     )
-    for write in formats.WRITERS.values():
+    for write in WRITERS.values():
         write(profile)
     write_svg(build_tree(stack_table(profile)), Caption("title"), script_href="/static/flamegraph.js")
     read_otlp(write_otlp(profile, PushIdentity("agent", 1, 1)), "host")

@@ -121,7 +121,7 @@ def read_folded(data: bytes) -> tuple[StackTable, list[str]]:
     at = 0
     while at < len(data):
         end = data.rfind(b"\n", at, at + _PART) + 1 or data.find(b"\n", at + _PART) + 1 or len(data)
-        parts.append(_read_lines(data[at:end], numbers))
+        parts.append(_read_lines(memoryview(data)[at:end], numbers))
         malformed.extend(at + place for place in parts[-1].malformed)
         at = end
     counts = np.concatenate([np.empty(0, np.int64), *(part.counts for part in parts)])
@@ -148,12 +148,12 @@ def read_folded(data: bytes) -> tuple[StackTable, list[str]]:
     )
 
 
-def _read_lines(data: bytes, numbers: _Numbers) -> _Lines:
-    text = np.frombuffer(data + b"\n" + bytes(_BLOCK), np.uint8)  # so that what is read at once ends in it
+def _read_lines(data: memoryview, numbers: _Numbers) -> _Lines:
+    text = np.frombuffer(b"".join((data, b"\n", bytes(_BLOCK))), np.uint8)  # so that every block read ends in it
     # Words end where the next `;` or line end is, but for the last of a stack.
     marks = np.flatnonzero((text == ord(";")) | (text == ord("\n")))
     newlines = np.flatnonzero(text[marks] == ord("\n"))
-    if data.endswith(b"\n"):
+    if data[-1:].tobytes() == b"\n":
         newlines = newlines[:-1]
     ends = marks[newlines]
     starts = np.zeros(len(ends), np.int64)
@@ -165,7 +165,7 @@ def _read_lines(data: bytes, numbers: _Numbers) -> _Lines:
     malformed: list[int] = []
     fractions = 0
     for i in np.flatnonzero(stops == 0).tolist():
-        line = data[starts[i] : ends[i]]
+        line = bytes(data[starts[i] : ends[i]])
         parsed = _unusual(line)
         if parsed is not None:
             stack, counts[i], is_fraction = parsed
@@ -268,7 +268,9 @@ def _number_words(
 
     found = np.flatnonzero(like == np.arange(len(start)))
     number = np.zeros(len(start), np.uint32)
-    spelled = [text[a:b].tobytes() for a, b in zip(start[found].tolist(), (start + length)[found].tolist(), strict=True)]
+    spelled = [
+        text[a:b].tobytes() for a, b in zip(start[found].tolist(), (start + length)[found].tolist(), strict=True)
+    ]
     number[found] = [numbers[word] for word in spelled]
     number = number[like]
     for i in _misspelled(chunks, length, like).tolist():

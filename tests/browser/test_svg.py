@@ -376,6 +376,97 @@ def test_details_stay_in_the_window_while_a_tall_picture_is_scrolled(page: Page,
         assert box is not None and 0 < box["y"] and box["y"] + box["height"] <= 601
 
 
+TALL = [
+    ([PROCESS, *(Frame(f"level{i}", Kind.NATIVE) for i in range(120))], 60),
+    ([PROCESS, ZEBRA], 40),
+]
+
+
+@pytest.fixture(params=["file", "page"])
+def tall(request: pytest.FixtureRequest, page: Page, served: Serve, tmp_path: Path) -> tuple[Page, FrameOfPage]:
+    """A picture of three windows' height, on its own and shown by a page, and the document it is in."""
+    if request.param == "file":
+        (tmp_path / "x.svg").write_bytes(write_svg(build_tree(table_of(TALL)), CAPTION))
+        page.goto((tmp_path / "x.svg").as_uri())
+        return page, page.main_frame
+    page.goto(served(pictures(table_of(TALL), "/flamegraph.js")) + "/")
+    page.wait_for_function("document.querySelector('object').getAttribute('height') > 800")
+    return page, page.frames[1]
+
+
+def seen(page: Page, locator: Locator) -> bool:
+    """Whether all of an element is between the rows that stay at the top and the bottom of the window."""
+    box = locator.bounding_box()
+    assert box is not None and page.viewport_size is not None
+    return box["y"] >= 40 and box["y"] + box["height"] <= page.viewport_size["height"] - 40
+
+
+def inside(page: Page, locator: Locator) -> bool:
+    box = locator.bounding_box()
+    assert box is not None and page.viewport_size is not None
+    return box["y"] >= 0 and box["y"] + box["height"] <= page.viewport_size["height"]
+
+
+def of(picture: FrameOfPage, function: str) -> Locator:
+    return picture.locator(f'[role=treeitem][aria-label^="{function} ("]')
+
+
+def test_tall_picture_opens_at_its_root_with_the_toolbar_in_sight(tall: tuple[Page, FrameOfPage]) -> None:
+    page, picture = tall
+    for function in ("all", "server", "zebra", "level10"):
+        assert seen(page, of(picture, function))
+    assert not inside(page, of(picture, "level119"))
+    assert inside(page, picture.get_by_role("searchbox")) and inside(page, picture.locator("#fg-details"))
+
+
+def test_search_leaves_a_tall_picture_where_it_is(tall: tuple[Page, FrameOfPage]) -> None:
+    page, picture = tall
+    before = page.evaluate("scrollY")
+    page.keyboard.press("/")
+    page.keyboard.type("zebra")
+    status = picture.get_by_role("status")
+    expect(status).to_have_text("Matched: 40.00 %")
+    assert inside(page, status) and page.evaluate("scrollY") == before > 0
+    picture.get_by_role("button", name="Sort").click()
+    expect(picture.get_by_role("button", name="Sort")).to_have_attribute("aria-pressed", "true")
+
+
+def test_root_is_in_sight_whichever_way_a_tall_picture_grows(tall: tuple[Page, FrameOfPage]) -> None:
+    page, picture = tall
+    for _ in range(3):
+        picture.get_by_role("button", name="Root at the").click()
+        assert seen(page, of(picture, "all"))
+
+
+def test_keyboard_walks_through_a_tall_picture_without_leaving_the_window(tall: tuple[Page, FrameOfPage]) -> None:
+    page, picture = tall
+    of(picture, "server").focus()
+    for key, function in (("End", "level119"), ("Home", "all"), ("ArrowUp", "server")):
+        page.keyboard.press(key)
+        assert picture.evaluate("document.activeElement.getAttribute('aria-label')").startswith(f"{function} (")
+        assert seen(page, of(picture, function))
+
+
+def test_address_of_a_zoom_far_up_a_tall_picture_opens_there(tall: tuple[Page, FrameOfPage]) -> None:
+    page, picture = tall
+    of(picture, "level100").focus()
+    page.keyboard.press("Enter")
+    again = page.context.new_page()
+    again.goto(page.url)
+    if page.frames[1:]:
+        again.wait_for_function("document.querySelector('object').getAttribute('height') > 800")
+    shown = again.frames[-1]
+    expect(of(shown, "level100")).to_have_attribute("aria-current", "true")
+    assert seen(again, of(shown, "level100"))
+
+
+def test_picture_that_fits_is_not_scrolled(graph: Page) -> None:
+    assert graph.evaluate("scrollY") == 0
+    frame(graph, "parse_header").click()
+    graph.keyboard.press("i")
+    assert graph.evaluate("scrollY") == 0
+
+
 def test_frames_too_narrow_to_draw_are_hinted_at_and_found_by_search(page: Page, tmp_path: Path) -> None:
     crumbs = [([MAIN, Frame(f"crumb{i}", Kind.NATIVE)], 1) for i in range(200)]
     (tmp_path / "x.svg").write_bytes(write_svg(build_tree(table_of([*crumbs, ([ZEBRA], 99_800)])), CAPTION))

@@ -20,7 +20,7 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 from playwright.sync_api import sync_playwright
 
-from profiler.formats import WRITERS
+from profiler.formats.by_extension import WRITERS
 from profiler.formats.pprof import write_pprof
 from profiler.formats.speedscope import write_speedscope
 from profiler.model import Accounting, Profile, Sample, Window

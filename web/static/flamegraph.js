@@ -221,7 +221,7 @@
     drawRing();
     drawSurroundings();
     // The root stays where it was on the screen when the picture grows or shrinks above it.
-    if (standalone && !state.icicle && rowY(0) !== rootBefore && drawnOnce) window.scrollBy(0, rowY(0) - rootBefore);
+    if (standalone && !state.icicle && rowY(0) !== rootBefore && drawnOnce) page.scrollBy(0, rowY(0) - rootBefore);
     drawnOnce = true;
     performance.measure("pilotlight:draw", { start: began });
   }
@@ -315,6 +315,30 @@
     if (on) for (const key of ["x", "y", "width", "height"]) ring.setAttribute(key, rect.getAttribute(key));
   }
 
+  // How much of the picture is above the edge of the window; less than nothing while it begins below that.
+  const scrolledOff = () => -svg.getBoundingClientRect().top - (holder ? holder.getBoundingClientRect().top : 0);
+
+  // Scrolls as little as brings a row into sight, between what stays at the edges of the window.
+  function reveal(level) {
+    const from = scrolledOff();
+    const y = rowY(level);
+    const first = y - shelfHeight() - 2;
+    const last = y + layout.row + layout.details - page.innerHeight;
+    if (from > first) page.scrollBy(0, first - from);
+    else if (from < last) page.scrollBy(0, last - from);
+  }
+
+  // Scrolls to the widest frames: those at the root, or what is zoomed into where that is far from it.
+  function showRoot() {
+    if (!standalone) return;
+    const from = scrolledOff();
+    const root = rowY(0);
+    if (state.icicle ? from > root : from + page.innerHeight < root + layout.row) {
+      page.scrollBy(0, (state.icicle ? 0 : Number(svg.getAttribute("height")) - page.innerHeight) - from);
+    }
+    reveal(tree.level[state.zoom]);
+  }
+
   function resize() {
     width = Math.max(360, standalone ? document.documentElement.clientWidth || window.innerWidth : svg.getBoundingClientRect().width);
     toolbarBelow = width < 860;
@@ -340,8 +364,13 @@
 
   // ---------------------------------------------------------------- toolbar
 
+  // What toolbar and status lie on while they stay in the window, and what hides the frames behind them.
+  const shelf = create("path", { fill: "#fff", stroke: "#ddd6c3", display: "none" });
+  const shelfTitle = create("text", { x: layout.side, "font-family": layout.sans, "font-size": 14, "font-weight": 600, fill: "#2b2a26", display: "none" });
+  const uncovered = create("rect", { x: 0, width: "100%" }, create("clipPath", { id: "fg-below-shelf" }, svg));
+  byId("legend").after(shelf, shelfTitle);
   const toolbar = create("g", { "font-family": layout.sans, "font-size": 12, fill: "#2b2a26", role: "toolbar", "aria-label": "Flame graph" });
-  byId("legend").after(toolbar);
+  shelfTitle.after(toolbar);
   const SEARCH_WIDTH = 236; // where there is room for it
   const buttons = [
     { width: 96, text: () => (state.byWeight ? "Sort: weight" : "Sort: A–Z"), hint: "Order of siblings (s)", on: () => state.byWeight, act: () => change({ byWeight: !state.byWeight }) },
@@ -383,8 +412,6 @@
   toolbar.after(status);
 
   function drawToolbar() {
-    const x = toolbarBelow ? layout.side : width - layout.side - toolbarWidth;
-    toolbar.setAttribute("transform", `translate(${x} ${toolbarBelow ? 64 : 18})`);
     const searchWidth = Math.min(SEARCH_WIDTH, Math.max(100, width - 2 * layout.side - buttonsWidth));
     box.rect.setAttribute("width", searchWidth);
     box.clear.setAttribute("x", searchWidth - 16);
@@ -413,14 +440,39 @@
     box.line.setAttribute("d", focused && !box.all ? `M${(28.5 + (box.caret - from) * character).toFixed(1)} 6v14` : "");
     box.clear.setAttribute("display", box.value ? "inline" : "none");
     box.group.setAttribute("aria-valuetext", box.value);
+    placeToolbar();
     drawStatus();
   }
 
   let legendWidth = 0;
 
+  // In its place above the graph, or at the edge of the window while that is scrolled out of sight.
+  let stays = false;
+  function placeToolbar() {
+    const x = toolbarBelow ? layout.side : width - layout.side - toolbarWidth;
+    const place = toolbarBelow ? 64 : 18;
+    const edge = scrolledOff();
+    stays = edge > place - 8;
+    const y = stays ? edge + 8 : place;
+    toolbar.setAttribute("transform", `translate(${x} ${y})`);
+    status.setAttribute("x", stays && !toolbarBelow ? x - layout.side : width - layout.side);
+    status.setAttribute("y", !stays ? top() - 12 : toolbarBelow ? y + 43 : y + 17.5);
+    shelf.setAttribute("display", stays ? "inline" : "none");
+    shelfTitle.setAttribute("y", y + 17.5);
+    for (const element of [graph, ring]) {
+      if (stays) element.setAttribute("clip-path", "url(#fg-below-shelf)");
+      else element.removeAttribute("clip-path");
+    }
+    if (!stays) return;
+    const end = edge + shelfHeight();
+    shelf.setAttribute("d", `M-2 ${edge - 2}V${end}H${width + 2}V${edge - 2}z`);
+    uncovered.setAttribute("y", end);
+    uncovered.setAttribute("height", rows * layout.row + end);
+  }
+
+  const shelfHeight = () => (toolbarBelow ? 58 : 42);
+
   function drawStatus() {
-    status.setAttribute("x", width - layout.side);
-    status.setAttribute("y", top() - 12);
     status.setAttribute("fill", matches?.error ? "#b91c1c" : "#a21caf");
     let text = "";
     if (matches?.error) {
@@ -429,7 +481,13 @@
       text = `Matched: ${percent(matches.total(0), whole)}`;
       if (state.zoom) text += ` of all, ${percent(matches.total(state.zoom), tree.total[state.zoom])} of the zoomed frame`;
     }
-    write(status, text, width - 2 * layout.side);
+    const beside = stays && !toolbarBelow ? toolbarWidth + layout.side : 0;
+    const room = width - beside - 2 * layout.side;
+    write(status, text, room);
+    // What is left of the row that the toolbar stays in says what the picture is of.
+    const titleRoom = room - (text ? status.getComputedTextLength() + 2 * layout.side : 0);
+    shelfTitle.setAttribute("display", beside && titleRoom > 100 ? "inline" : "none");
+    if (beside) write(shelfTitle, caption.title, Math.max(titleRoom, 0));
     const crowded = text && status.getComputedTextLength() + legendWidth + 3 * layout.side > width;
     byId("legend").setAttribute("display", crowded ? "none" : "inline");
   }
@@ -471,10 +529,8 @@
 
   // In its place below the graph, or at the edge of the window while that is scrolled out of sight.
   function placeDetails() {
-    const below = top() + rows * layout.row + 12;
-    const outside = holder ? holder.getBoundingClientRect().top : 0;
-    const visibleTo = page.innerHeight - outside - svg.getBoundingClientRect().top;
-    const y = Math.max(top(), Math.min(below, visibleTo - layout.details + 4));
+    const place = top() + rows * layout.row + 12;
+    const y = Math.max(top(), Math.min(place, scrolledOff() + page.innerHeight - layout.details + 4));
     details.setAttribute("transform", `translate(0 ${y.toFixed(1)})`);
   }
 
@@ -535,7 +591,7 @@
     window.focus(); // the key may have been pressed in the page around the picture
     box.all = box.value !== "";
     box.caret = box.value.length;
-    box.group.focus();
+    box.group.focus({ preventScroll: scrolledOff() > 0 }); // the toolbar is in sight then
     drawToolbar();
   }
 
@@ -588,6 +644,7 @@
     hovered = -1;
     message = "";
     draw();
+    if ("icicle" in next) showRoot();
     remember();
   }
 
@@ -622,7 +679,7 @@
     byKeyboard = true;
     hover(-1);
     elements.get(node).focus({ preventScroll: true });
-    elements.get(node).scrollIntoView({ block: "nearest", inline: "nearest" });
+    reveal(tree.level[node]);
   }
 
   // The nearest frame in a row: the next one to the left or right of the current.
@@ -773,7 +830,7 @@
   }
 
   page.addEventListener("hashchange", restore);
-  page.addEventListener("scroll", placeDetails, { passive: true });
+  page.addEventListener("scroll", () => { placeToolbar(); drawStatus(); placeDetails(); }, { passive: true });
   let pending = 0;
   window.addEventListener("resize", () => {
     cancelAnimationFrame(pending);
@@ -792,4 +849,5 @@
   svg.removeAttribute("viewBox");
   svg.setAttribute("width", "100%");
   restore();
+  if (page.scrollY === 0) showRoot();
 })();
