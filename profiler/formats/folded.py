@@ -139,13 +139,15 @@ def read_folded(data: bytes) -> tuple[StackTable, list[str]]:
         if total > _MAX_COUNT:
             raise ValueError(f"the counts add up to {total}, more than 64 bits hold")
     frames, frame_of_word = _frames(numbers)
-    index = [frame_of_word[_unfold(part)] for part in parts]
     offsets = np.zeros(len(counts) + 1, np.int64)
     np.cumsum(np.concatenate([np.empty(0, np.int64), *(part.depth for part in parts)]), out=offsets[1:])
-    return (
-        StackTable(frames, [""] * len(frames), np.concatenate([np.empty(0, np.uint32), *index]), offsets, counts),
-        problems,
-    )
+    index = np.empty(int(offsets[-1]), np.uint32)
+    first = 0
+    for part in parts:
+        stop = first + int(part.depth.sum())
+        _unfold(part, frame_of_word[part.words], index[first:stop])
+        first = stop
+    return StackTable(frames, [""] * len(frames), index, offsets, counts), problems
 
 
 def _read_lines(data: memoryview, numbers: _Numbers) -> _Lines:
@@ -318,21 +320,20 @@ def _unusual(line: bytes) -> tuple[bytes, int, bool] | None:
     return words[0].strip(), count, fraction
 
 
-def _unfold(lines: _Lines) -> NDArray[np.uint32]:
-    """The words of all the stacks, those that they share written out."""
-    new = lines.depth - lines.shared
-    first_word = np.cumsum(new) - new
+def _unfold(lines: _Lines, words: NDArray[np.uint32], index: NDArray[np.uint32]) -> None:
+    """Writes all the stacks to `index`, what they share spelled out; `words` stands for that of `lines`."""
+    shared = lines.shared
+    last = np.cumsum(lines.depth - shared)
+    first_new = last - lines.depth  # where in `words` a stack's first would be, were none of its words shared
     first = np.cumsum(lines.depth) - lines.depth
-    index = np.empty(int(lines.depth.sum()), np.uint32)
-    stacks = np.arange(len(new))
-    for level in range(int(lines.depth.max(initial=0))):
+    depth = lines.depth
+    for level in range(int(depth.max(initial=0))):
         # A stack that is not this deep shares no word at this level with the next, which has a new one.
-        stacks = stacks[lines.depth[stacks] > level]
-        shared = lines.shared[stacks]
+        deep = depth > level
+        if not deep.all():
+            depth, shared, first, first_new = depth[deep], shared[deep], first[deep], first_new[deep]
         is_new = shared <= level
-        words = lines.words[(first_word[stacks] + level - shared)[is_new]]
-        index[first[stacks] + level] = words[np.cumsum(is_new) - 1]
-    return index
+        index[first + level] = words[first_new[is_new] + level][np.cumsum(is_new) - 1]
 
 
 def _frames(numbers: _Numbers) -> tuple[list[Frame], NDArray[np.uint32]]:

@@ -226,20 +226,17 @@ def test_check_says_that_this_machine_can_do_it() -> None:
 
 
 def test_shares_and_totals_agree_with_perf_in_the_same_seconds(compile_c: Compile, tmp_path: Path) -> None:
-    busy = subprocess.Popen([str(compile_c("chains")), "60"])
-    time.sleep(0.5)
-    data, own = tmp_path / "perf.data", tmp_path / "x.folded"
-    perf = subprocess.Popen(
-        ["perf", "record", "-q", "-B", "-F", "99", "-a", "-g", "-e", "cpu-clock", "-o", str(data), "--", "sleep", "8"]
-    )
+    own = tmp_path / "x.folded"
+    busy = subprocess.Popen([str(compile_c("chains")), "120"])
     try:
-        done = pilotlight("record", "-d", "8", "-o", str(own))
-        assert done.returncode == 0, done.stderr
-        assert perf.wait(60) == 0
+        for _ in range(4):
+            theirs = perf_stacks(tmp_path / "perf.data", beside=["record", "-d", "8", "-o", str(own)])
+            if theirs is not None:
+                break
     finally:
         busy.kill()
         busy.wait()
-    theirs = perf_stacks(data)
+    assert theirs is not None, "perf script itself crashed each time"
     ours: Counter[tuple[str, ...]] = Counter()
     for line in own.read_text().splitlines():
         stack, _, count = line.rpartition(" ")
@@ -263,13 +260,26 @@ def test_shares_and_totals_agree_with_perf_in_the_same_seconds(compile_c: Compil
     assert {stack[1:] for stack in ours if len(stack) == 4 and set(chain) <= set(stack)} == {chain}
 
 
-def perf_stacks(data: Path) -> Counter[tuple[str, ...]]:
-    """The stacks of chains in a recording, root first, by `perf script`."""
-    command = ["perf", "script", "-i", str(data), "--no-inline", "--comms", "chains", "-F", "comm,pid,ip,sym"]
-    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+def perf_stacks(data: Path, beside: list[str]) -> Counter[tuple[str, ...]] | None:
+    """The stacks of chains, root first, that perf records while pilotlight runs with the arguments `beside`.
+
+    None where `perf script` is ended by a signal: perf 6.1 overruns a buffer of its own on some processes that
+    happen to run on the machine (util/build-id.c).
+    """
+    recording = subprocess.Popen(
+        ["perf", "record", "-q", "-B", "--no-bpf-event", "-F", "99", "-a", "-g", "-e", "cpu-clock"]
+        + ["-o", str(data), "--", "sleep", "8"]
+    )
+    done = pilotlight(*beside)
+    assert done.returncode == 0, done.stderr
+    assert recording.wait(60) == 0
+    command = ["perf", "script", "-i", str(data), "--no-inline", "-F", "comm,pid,ip,sym"]
+    script = subprocess.run(command, capture_output=True, text=True)
+    if script.returncode < 0:
+        return None
     stacks: Counter[tuple[str, ...]] = Counter()
-    for block in text.split("\n\n"):
-        head, *frames = block.strip("\n").splitlines()
+    for block in script.stdout.split("\n\n"):
+        head, *frames = block.strip("\n").splitlines() or [""]
         if head.split()[:1] == ["chains"]:
             stacks[tuple(frame.split(maxsplit=1)[1] for frame in reversed(frames))] += 1
     return stacks

@@ -336,7 +336,10 @@
     if (state.icicle ? from > root : from + page.innerHeight < root + layout.row) {
       page.scrollBy(0, (state.icicle ? 0 : Number(svg.getAttribute("height")) - page.innerHeight) - from);
     }
-    reveal(tree.level[state.zoom]);
+    if (!state.zoom) return;
+    // What stands on the frame is to be seen as well.
+    const away = rowY(tree.level[state.zoom]) - page.innerHeight * (state.icicle ? 0.4 : 0.6) - scrolledOff();
+    if (state.icicle ? away > 0 : away < 0) page.scrollBy(0, away);
   }
 
   function resize() {
