@@ -1,8 +1,9 @@
-"""The agent's CPU time and memory against `perf record -F 99 -a -g` + `perf script`, over the same seconds.
+"""The agent's CPU time and memory against `perf record -F 99 -a -g` + `perf script` to folded text, over the same seconds.
 
-Both profile the same machine at the same time, under a load of short processes, a compiler-like C program and
-Python. Counted are CPU seconds, user and system: of the agent from its start to its end, of perf for recording
-and for turning the recording into text (folding it would come on top).
+Both profile the same machine at the same time, under a C program, a compiler in a loop, and Python. Counted are CPU
+seconds, user and system, of each with all its children: of perf for recording, and for `perf script` with the
+stackcollapse.py that comes with it; of the agent over the same seconds with what it spends inside BPF, once while it
+runs on and once with its start (imports, kernel symbols, the first look at every file).
 
     python bench/agent_cost.py [SECONDS]
 """
@@ -11,7 +12,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -23,6 +23,7 @@ from pathlib import Path
 from profiler.formats.otlp import read_otlp
 
 ROOT = Path(__file__).resolve().parent.parent
+FOLDER = "/usr/lib/perf-core/scripts/python/stackcollapse.py"
 WORKLOADS = ROOT / "tests" / "live" / "workloads"
 
 
@@ -42,21 +43,29 @@ class Sink(BaseHTTPRequestHandler):
         pass
 
 
-def run_counted(command: list[str], **options: object) -> tuple[float, int]:
-    """CPU seconds and largest resident set in bytes of a command and all that it waited for."""
-    process = subprocess.Popen(command, **options)  # type: ignore[call-overload]
-    _, _, usage = os.wait4(process.pid, 0)
-    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+def run_counted(command: list[str]) -> float:
+    """CPU seconds of a command and all that it waited for."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{' '.join(command)} failed: {os.waitstatus_to_exitcode(status)}")
+    return usage.ru_utime + usage.ru_stime
 
 
-def start_load(folder: str, seconds: int) -> list[subprocess.Popen[bytes]]:
-    chains = f"{folder}/chains"
+def cpu_seconds(pid: int) -> float:
+    """What a process has used until now (proc_pid_stat(5), utime and stime)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def start_load(folder: str) -> list[subprocess.Popen[bytes]]:
+    chains, sources = f"{folder}/chains", " ".join(str(source) for source in WORKLOADS.glob("*.c"))
     subprocess.run(["gcc", "-O1", "-fno-omit-frame-pointer", "-o", chains, str(WORKLOADS / "chains.c")], check=True)
-    short = "while :; do /bin/ls /usr/bin >/dev/null; sleep 0.02; done"
+    build = f"cd {folder}; while :; do for f in {sources}; do gcc -O2 -S -o out.s $f; done; sleep 0.3; done"
     python = "import json,time\nwhile 1: json.loads(json.dumps(list(range(2000)))); time.sleep(0.0005)"
     return [
-        subprocess.Popen([chains, str(seconds + 30)]),
-        subprocess.Popen(["sh", "-c", short], start_new_session=True),
+        subprocess.Popen([chains, "100000"]),
+        subprocess.Popen(["sh", "-c", build]),
         subprocess.Popen([sys.executable, "-c", python]),
     ]
 
@@ -65,47 +74,37 @@ def main() -> int:
     seconds = int(sys.argv[1]) if len(sys.argv) > 1 else 60
     server = ThreadingHTTPServer(("127.0.0.1", 0), Sink)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    results: dict[str, tuple[float, int]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        load = start_load(folder, seconds)
-        data = f"{folder}/perf.data"
-
-        def agent() -> None:
-            url = f"http://127.0.0.1:{server.server_port}"
-            command = [sys.executable, "-m", "profiler.cli", "agent", "--server", url]
-            results["agent"] = run_counted(["timeout", "-s", "TERM", str(seconds), *command], cwd=ROOT)
-
-        def perf() -> None:
-            command = ["perf", "record", "-q", "-F", "99", "-a", "-g", "-e", "cpu-clock", "-o", data]
-            results["record"] = run_counted([*command, "--", "sleep", str(seconds)], stderr=subprocess.DEVNULL)
-
-        threads = [threading.Thread(target=run) for run in (agent, perf)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        load = start_load(folder)
+        url, data = f"http://127.0.0.1:{server.server_port}", f"{folder}/perf.data"
+        agent = subprocess.Popen([sys.executable, "-m", "profiler.cli", "agent", "--server", url], cwd=ROOT)
+        while len(Sink.bodies) < 2:  # a whole window has been pushed: it has started
+            time.sleep(0.05)
+        started, first = cpu_seconds(agent.pid), len(Sink.bodies)
+        record = ["perf", "record", "-q", "-F", "99", "-a", "-g", "-e", "cpu-clock", "-o", data]
+        recorded = run_counted([*record, "--", "sleep", str(seconds)])
+        used = cpu_seconds(agent.pid)
+        agent.terminate()
+        agent.wait()
         for process in load:
-            process.terminate()
+            process.kill()
             process.wait()
-        command = ["perf", "script", "-i", data]
-        results["script"] = run_counted(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        scripted = run_counted(["perf", "script", "-i", data, "-s", FOLDER])
     server.shutdown()
     accounts = [read_otlp(gzip.decompress(body)).profiles[0].accounting for body in Sink.bodies]
-    cost = accounts[-1].cost
-    memory = max(account.cost.rss_bytes for account in accounts) + cost.locked_bytes
-    bpf = sum(account.cost.bpf_ns for account in accounts) / 1e9
-    mine, theirs = results["agent"][0] + bpf, results["record"][0] + results["script"][0]
-    sampled = sum(account.sampled for account in accounts)
-    print(f"agent: {mine:.2f} CPU s (of them {bpf:.2f} in BPF) for {sampled:,} samples in {seconds} s")
-    print(f"perf:  {theirs:.2f} CPU s ({results['record'][0]:.2f} record, {results['script'][0]:.2f} script)")
-    print(f"ratio agent/perf {mine / theirs:.3f} (budget 0.1)")
+    steady = accounts[first:-1]
+    bpf = sum(account.cost.bpf_ns for account in steady) / 1e9
+    running, with_start, theirs = used - started + bpf, used + bpf, recorded + scripted
+    memory = max(account.cost.rss_bytes for account in accounts) + accounts[-1].cost.locked_bytes
+    print(f"agent: {running:.2f} CPU s in {seconds} s, of them {bpf:.2f} in BPF; with its start {with_start:.2f}")
+    print(f"       {sum(account.sampled for account in steady):,} samples in {len(steady)} windows")
+    print(f"perf:  {theirs:.2f} CPU s: {recorded:.2f} record, {scripted:.2f} script and folding")
+    print(f"ratio agent/perf {running / theirs:.3f} running on, {with_start / theirs:.3f} with its start (budget 0.1)")
     print(f"agent memory {memory / 1e6:.0f} MB: resident and BPF together (budget 100)")
-    print(f"lost {sum(account.lost_total for account in accounts)}; every account closes: "
-          f"{all(account.closes for account in accounts)}")
+    closes = all(account.closes for account in accounts)
+    print(f"lost {sum(account.lost_total for account in accounts)}; every account closes: {closes}")
     return 0
 
 
 if __name__ == "__main__":
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    start = time.monotonic()
     sys.exit(main())

@@ -1,6 +1,6 @@
 """Draining a map of 20,000 counts by batch into numpy, against element by element (as bcc's items() and clear() do).
 
-    python bench/drain.py
+python bench/drain.py
 """
 
 from __future__ import annotations

@@ -57,8 +57,10 @@ def main() -> int:
     counted = window.counted
     ours = sum(counted.lost.values()) + counted.sampled - int(window.counts.sum())
     distinct = len(np.unique(window.keys["user_stack"]))
-    print(f"ours:  {ours} of {counted.sampled + ours:,} samples lost, {distinct:,} distinct user stacks "
-          f"in {SECONDS} s at {HZ:,} Hz {dict(counted.lost) or ''}")
+    print(
+        f"ours:  {ours} of {counted.sampled + ours:,} samples lost, {distinct:,} distinct user stacks "
+        f"in {SECONDS} s at {HZ:,} Hz {dict(counted.lost) or ''}"
+    )
     print(f"peer:  {lost:,} of {taken + lost:,} samples lost to collisions ({lost / max(taken + lost, 1):.1%})")
     print(f"ratio lost ours/peer {ours / max(lost, 1):.4f} (budget: 0 lost)")
     return 0

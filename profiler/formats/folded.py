@@ -322,16 +322,20 @@ def _unusual(line: bytes) -> tuple[bytes, int, bool] | None:
 
 def _unfold(lines: _Lines, words: NDArray[np.uint32], index: NDArray[np.uint32]) -> None:
     """Writes all the stacks to `index`, what they share spelled out; `words` stands for that of `lines`."""
-    shared = lines.shared
-    last = np.cumsum(lines.depth - shared)
-    first_new = last - lines.depth  # where in `words` a stack's first would be, were none of its words shared
-    first = np.cumsum(lines.depth) - lines.depth
-    depth = lines.depth
-    for level in range(int(depth.max(initial=0))):
+    depth, shared = lines.depth, lines.shared
+    first = np.cumsum(depth) - depth
+    first_new = np.cumsum(depth - shared) - depth  # where in `words` a stack would begin if it shared none
+    levels = int(depth.max(initial=0))
+    if levels > len(depth):
+        for i, (at, new, deep, alike) in enumerate(zip(first, first_new, depth, shared, strict=True)):
+            index[at : at + alike] = index[first[i - 1] : first[i - 1] + alike]
+            index[at + alike : at + deep] = words[new + alike : new + deep]
+        return
+    for level in range(levels):
         # A stack that is not this deep shares no word at this level with the next, which has a new one.
-        deep = depth > level
-        if not deep.all():
-            depth, shared, first, first_new = depth[deep], shared[deep], first[deep], first_new[deep]
+        deeper = depth > level
+        if not deeper.all():
+            depth, shared, first, first_new = depth[deeper], shared[deeper], first[deeper], first_new[deeper]
         is_new = shared <= level
         index[first + level] = words[first_new[is_new] + level][np.cumsum(is_new) - 1]
 
