@@ -1,6 +1,6 @@
 """The agent's CPU time and memory against `perf record -F 99 -a -g` + `perf script` to folded text, over the same seconds.
 
-Both profile the same machine at the same time, under a C program, a compiler in a loop, and Python. Counted are CPU
+Both profile the same machine at the same time, under a C program, clang in a loop, Python and node. Counted are CPU
 seconds, user and system, of each with all its children: of perf for recording, and for `perf script` with the
 stackcollapse.py that comes with it; of the agent over the same seconds with what it spends inside BPF, once while it
 runs on and once with its start (imports, kernel symbols, the first look at every file).
@@ -61,12 +61,14 @@ def cpu_seconds(pid: int) -> float:
 def start_load(folder: str) -> list[subprocess.Popen[bytes]]:
     chains, sources = f"{folder}/chains", " ".join(str(source) for source in WORKLOADS.glob("*.c"))
     subprocess.run(["gcc", "-O1", "-fno-omit-frame-pointer", "-o", chains, str(WORKLOADS / "chains.c")], check=True)
-    build = f"cd {folder}; while :; do for f in {sources}; do gcc -O2 -S -o out.s $f; done; sleep 0.3; done"
+    build = f"cd {folder}; while :; do for f in {sources}; do clang -O2 -S -o out.s $f; done; sleep 0.3; done"
+    node = "setInterval(() => JSON.parse(JSON.stringify(Array.from({length: 5000}, (_, i) => ({i, s: `${i}`})))), 5)"
     python = "import json,time\nwhile 1: json.loads(json.dumps(list(range(2000)))); time.sleep(0.0005)"
     return [
         subprocess.Popen([chains, "100000"]),
         subprocess.Popen(["sh", "-c", build]),
         subprocess.Popen([sys.executable, "-c", python]),
+        subprocess.Popen(["node", "-e", node]),
     ]
 
 

@@ -1,8 +1,7 @@
 """Which processes there were, their names, and what was mapped where in them, over time.
 
-The kernel's record stream (records.py) is the source, /proc is read once at the start, and again only for
-processes whose records were lost. Most processes are never sampled, so records are kept as they came and
-decoded when a sample asks.
+The kernel's record stream (records.py) is the source; /proc is read once at the start, and again only for
+processes whose records were lost.
 """
 
 from __future__ import annotations
@@ -11,21 +10,18 @@ import os
 import re
 import struct
 import time
-from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from profiler import records
+from profiler.addressspace import AddressSpace
 from symbolizer.types import Mapping
 
 _PIDS = struct.Struct("=II")
 _FORK = struct.Struct("=IIII")  # pid, ppid, tid, ptid
-_MMAP2 = struct.Struct("=QQQ")  # address, length, offset in the file, from byte 8 of the body
-_FILE_ID = struct.Struct("=IIQ")  # major, minor, inode, from byte 32
 _MAPS_LINE = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) ..x. ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+) *(.*)$", re.M)
 _OCTAL = re.compile(rb"\\(0[0-7]{2}|134)")
 _LARGEST_MAPS = 8 << 20
-_MOST_UNDECODED = 256
 
 MOST_MAPPINGS = 200_000
 """How many mappings are kept, of all processes; some 40 MB at the very most. Beyond it, processes that were
@@ -34,32 +30,21 @@ never sampled, then those sampled longest ago, lose theirs; they are read from /
 
 @dataclass(slots=True)
 class _Space:
-    """An address space: what one process mapped since its fork or exec. `waiting` are bodies of MMAP2 records."""
+    """What a process is from one exec (or its fork) to the next. `forgotten`: some of its mappings are not here."""
 
     since: int
     name: str
-    mappings: tuple[Mapping, ...] = ()
-    waiting: list[tuple[int, bytes]] = field(default_factory=list)
+    mapped: AddressSpace
     scanned: int = 0
     forgotten: bool = False
-
-    def decoded(self) -> tuple[Mapping, ...]:
-        """All mappings in force, by address; where they overlap the newest wins."""
-        if self.waiting:
-            mappings = list(self.mappings)
-            for misc, body in self.waiting:
-                _map_over(mappings, _decode(misc, body))
-            self.mappings = tuple(mappings)
-            self.waiting = []
-        return self.mappings
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What a process ran from one exec (or its fork) to the next: its name, and its mappings by address."""
+    """What a process ran from one exec (or its fork) to the next: its name, and what was mapped."""
 
     name: str
-    mappings: tuple[Mapping, ...]
+    mapped: AddressSpace
 
 
 @dataclass(slots=True)
@@ -114,7 +99,7 @@ class Processes:
         ran = [
             space for space, ended in _with_ends(process.spaces) if space.since < end and (ended > start or not ended)
         ]
-        return [Program(space.name, space.decoded()) for space in ran or process.spaces[-1:]]
+        return [Program(space.name, space.mapped) for space in ran or process.spaces[-1:]]
 
     def relatives(self, pid: int) -> list[int]:
         """The process's parent, its parent and so on: who most likely sees the same files."""
@@ -132,11 +117,11 @@ class Processes:
                 if process.threads and _is_running(pid):  # only its first thread ended
                     process.exited = 0
                 else:
-                    self._mappings -= sum(_size(space) for space in process.spaces)
+                    self._mappings -= sum(len(space.mapped) for space in process.spaces)
                     del self._processes[pid]
                     continue
             while len(process.spaces) > 1 and process.spaces[1].since < end:
-                self._mappings -= _size(process.spaces.pop(0))
+                self._mappings -= len(process.spaces.pop(0).mapped)
 
     def __len__(self) -> int:
         return len(self._processes)
@@ -149,12 +134,9 @@ class Processes:
         space = process.spaces[-1]
         if stamp < space.scanned:
             return
-        space.waiting.append((misc, body))
-        self._mappings += 1
-        if len(space.waiting) > _MOST_UNDECODED:
-            before = _size(space)
-            space.decoded()
-            self._mappings += _size(space) - before
+        before = len(space.mapped)
+        space.mapped.add(misc, body)
+        self._mappings += len(space.mapped) - before
 
     def _on_fork(self, stamp: int, body: bytes) -> None:
         pid, parent_pid, _, _ = _FORK.unpack_from(body)
@@ -164,11 +146,11 @@ class Processes:
             return
         parent = self._processes.get(parent_pid)
         if parent is None:
-            space = _Space(stamp, "", forgotten=True)
+            space = _Space(stamp, "", AddressSpace(), forgotten=True)
         else:
             origin = parent.spaces[-1]
-            space = _Space(stamp, origin.name, origin.mappings, origin.waiting[:], forgotten=origin.forgotten)
-        self._mappings += _size(space)
+            space = _Space(stamp, origin.name, origin.mapped.copy(), forgotten=origin.forgotten)
+        self._mappings += len(space.mapped)
         process = self._processes.get(pid)
         if process is None:
             self._processes[pid] = _Process(parent_pid, [space], threads=False)
@@ -183,12 +165,12 @@ class Processes:
         name = body[8:].split(b"\0", 1)[0].decode(errors="backslashreplace")
         process = self._processes.get(pid)
         if process is None:
-            process = self._processes[pid] = _Process(0, [_Space(stamp, name, forgotten=True)])
+            process = self._processes[pid] = _Process(0, [_Space(stamp, name, AddressSpace(), forgotten=True)])
         last = process.spaces[-1]
         if not misc & records.MISC_COMM_EXEC:
             last.name = name
         elif last.scanned < stamp:
-            process.spaces.append(_Space(stamp, name))
+            process.spaces.append(_Space(stamp, name, AddressSpace()))
 
     def _on_exit(self, stamp: int, body: bytes) -> None:
         pid, _, tid, _ = _FORK.unpack_from(body)
@@ -216,13 +198,13 @@ class Processes:
             mappings = read_maps(pid)
         except OSError:
             return
-        space = _Space(stamp, name, tuple(mappings), scanned=stamp)
-        self._mappings += _size(space)
+        space = _Space(stamp, name, AddressSpace(mappings), scanned=stamp)
+        self._mappings += len(space.mapped)
         process = self._processes.get(pid)
         if process is None:
             self._processes[pid] = _Process(parent, [space])
             return
-        self._mappings -= _size(process.spaces[-1])
+        self._mappings -= len(process.spaces[-1].mapped)
         space.since = process.spaces[-1].since
         process.spaces[-1] = space
 
@@ -231,10 +213,10 @@ class Processes:
             if self._mappings <= MOST_MAPPINGS * 3 // 4:
                 return
             for space in process.spaces:
-                dropped = _size(space)
+                dropped = len(space.mapped)
                 self._mappings -= dropped
                 self.mappings_dropped += dropped
-                space.mappings, space.waiting, space.forgotten = (), [], True
+                space.mapped, space.forgotten = AddressSpace(), True
 
 
 def read_maps(pid: int) -> list[Mapping]:
@@ -269,47 +251,8 @@ def _is_running(pid: int) -> bool:
     return os.path.exists(f"/proc/{pid}/maps")
 
 
-def _size(space: _Space) -> int:
-    return len(space.mappings) + len(space.waiting)
-
-
 def _with_ends(spaces: list[_Space]) -> Iterator[tuple[_Space, int]]:
     """Each address space with when it ended, 0 for the last."""
     for space, following in zip(spaces, spaces[1:], strict=False):
         yield space, following.since
     yield spaces[-1], 0
-
-
-def _decode(misc: int, body: bytes) -> Mapping:
-    start, length, offset = _MMAP2.unpack_from(body, 8)
-    path = os.fsdecode(body[64:].split(b"\0", 1)[0])
-    if misc & records.MISC_MMAP_BUILD_ID:
-        return Mapping(start, start + length, offset, path, build_id=body[36 : 36 + min(body[32], 20)].hex())
-    major, minor, inode = _FILE_ID.unpack_from(body, 32)
-    return Mapping(start, start + length, offset, path, device=os.makedev(major, minor), inode=inode)
-
-
-def _map_over(mappings: list[Mapping], new: Mapping) -> None:
-    """Puts a mapping among others that do not overlap, cutting away what it covers, as mmap(MAP_FIXED) does."""
-    first = bisect_right(mappings, new.start, key=_end_of)
-    last = first
-    pieces: list[Mapping] = []
-    while last < len(mappings) and mappings[last].start < new.end:
-        old = mappings[last]
-        if old.start < new.start:
-            pieces.append(_cut(old, old.start, new.start))
-        if old.end > new.end:
-            pieces.append(_cut(old, new.end, old.end))
-        last += 1
-    at = 1 if pieces and pieces[0].start < new.start else 0
-    pieces.insert(at, new)
-    mappings[first:last] = pieces
-
-
-def _cut(old: Mapping, start: int, end: int) -> Mapping:
-    offset = old.offset + start - old.start
-    return Mapping(start, end, offset, old.path, old.build_id, old.device, old.inode)
-
-
-def _end_of(mapping: Mapping) -> int:
-    return mapping.end

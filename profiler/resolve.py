@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from profiler.addressspace import AddressSpace
 from profiler.cgroups import Cgroups
 from profiler.model import Sample
 from profiler.processes import Processes, Program
 from profiler.sampler import MAX_FRAMES, RawWindow, Stacks
 from symbolizer.names import clean_name
 from symbolizer.symbolizer import Symbolizer
-from symbolizer.types import Frame, Kind, Location, Mapping, Reason
+from symbolizer.types import Frame, Kind, Location, Reason
 
 _CUT = Location(0, None, (Frame("[truncated]", Kind.UNKNOWN, reason=Reason.TRUNCATED),))
 
@@ -85,16 +85,6 @@ def lookup_addresses(stacks: Stacks) -> NDArray[np.uint64]:
     return addresses
 
 
-def mappings_at(mappings: Sequence[Mapping], addresses: Sequence[int]) -> list[Mapping | None]:
-    """The mapping that holds each address; `mappings` are in the order of their addresses and do not overlap."""
-    starts = [mapping.start for mapping in mappings]
-    found: list[Mapping | None] = []
-    for address in addresses:
-        at = bisect_right(starts, address) - 1
-        found.append(mappings[at] if at >= 0 and address < mappings[at].end else None)
-    return found
-
-
 def _kernel_stacks(stacks: Stacks, positions: NDArray[np.int64], symbolizer: Symbolizer) -> dict[int, Stack]:
     used = np.unique(positions[positions >= 0])
     addresses, slices = _gather(stacks, used)
@@ -136,8 +126,8 @@ def _user_stacks(
         own = distinct[first_address : first_address + int(counts.get(pid, 0))]
         relatives = processes.relatives(pid) if own else []
         found: list[dict[int, Stack]] = []
-        for mappings in [program.mappings for program in programs] or [()]:
-            queries = list(zip(own, mappings_at(mappings, own), strict=True))
+        for mapped in [program.mapped for program in programs] or [AddressSpace()]:
+            queries = list(zip(own, mapped.find(own), strict=True))
             locations = symbolizer.user(pid, queries, relatives) if own else []
             found.append(_tuples(positions_used[at:end], slices[at:end], numbers, locations, first_address))
         known[pid] = _Process(programs, [clean_name(program.name) for program in programs], found)

@@ -49,7 +49,7 @@ def applied(*given: Record) -> Processes:
 
 
 def paths(known: Processes, pid: int, start: int = 0, end: int = 1000) -> list[tuple[str, list[str]]]:
-    return [(p.name, [m.path for m in p.mappings]) for p in known.programs(pid, start, end)]
+    return [(p.name, [m.path for m in p.mapped.mappings()]) for p in known.programs(pid, start, end)]
 
 
 def test_an_exec_begins_a_new_program_with_its_own_mappings() -> None:
@@ -92,7 +92,7 @@ def test_the_newest_mapping_wins_where_mappings_overlap() -> None:
         mapped(2, pid, 0x1000, 0x9000, b"/old", offset=0x100),
         mapped(3, pid, 0x3000, 0x5000, b"/new"),
     )
-    found = known.programs(pid, 0, 10)[-1].mappings
+    found = known.programs(pid, 0, 10)[-1].mapped.mappings()
     assert [(m.start, m.end, m.offset, m.path) for m in found] == [
         (0x1000, 0x3000, 0x100, "/old"),
         (0x3000, 0x5000, 0, "/new"),
@@ -109,7 +109,7 @@ def test_a_mapping_that_covers_others_replaces_them() -> None:
         mapped(4, pid, 0x4000, 0x5000, b"/c"),
         mapped(5, pid, 0x1000, 0x3000, b"/all"),
     )
-    assert [m.path for m in known.programs(pid, 0, 10)[-1].mappings] == ["/all", "/c"]
+    assert [m.path for m in known.programs(pid, 0, 10)[-1].mapped.mappings()] == ["/all", "/c"]
 
 
 def test_identity_of_the_file_is_kept() -> None:
@@ -119,7 +119,7 @@ def test_identity_of_the_file_is_kept() -> None:
         mapped(2, pid, 0x1000, 0x2000, b"/a", build_id=bytes(range(20))),
         mapped(3, pid, 0x2000, 0x3000, b"/b"),
     )
-    first, second = known.programs(pid, 0, 10)[-1].mappings
+    first, second = known.programs(pid, 0, 10)[-1].mapped.mappings()
     assert first == Mapping(0x1000, 0x2000, 0, "/a", build_id=bytes(range(20)).hex())
     assert second == Mapping(0x2000, 0x3000, 0, "/b", device=os.makedev(8, 1), inode=77)
 
@@ -146,7 +146,7 @@ def test_many_mappings_of_one_process_do_not_pile_up() -> None:
     given += [mapped(2 + i, pid, 0x1000, 0x2000, b"//anon") for i in range(10_000)]
     known = applied(*given)
     assert known._mappings < 1000
-    assert len(known.programs(pid, 0, 20_000)[-1].mappings) == 1
+    assert len(known.programs(pid, 0, 20_000)[-1].mapped.mappings()) == 1
 
 
 def test_over_the_limit_processes_that_were_never_sampled_lose_their_mappings_first(
@@ -168,7 +168,7 @@ def test_over_the_limit_processes_that_were_never_sampled_lose_their_mappings_fi
         )
     )
     assert known.mappings_dropped == 70
-    assert len(known.programs(sampled, 0, 10)[-1].mappings) == 40
+    assert len(known.programs(sampled, 0, 10)[-1].mapped.mappings()) == 40
 
 
 def test_a_live_process_whose_records_were_lost_is_read_again() -> None:
@@ -178,7 +178,7 @@ def test_a_live_process_whose_records_were_lost_is_read_again() -> None:
     known.apply(Batch([], 17))
     program = known.programs(os.getpid(), 0, 1 << 62)[-1]
     assert known.records_lost == 17 and known.rescans == rescans + 1
-    assert any(os.path.basename(sys.executable) in m.path or "python" in m.path for m in program.mappings)
+    assert any(os.path.basename(sys.executable) in m.path or "python" in m.path for m in program.mapped.mappings())
     known.programs(os.getpid(), 0, 1 << 62)
     assert known.rescans == rescans + 1
 
@@ -215,6 +215,6 @@ def test_the_stream_tells_of_a_process_that_lived_for_a_moment() -> None:
     known.apply(batch)
     programs = known.programs(pid.pid, 0, 1 << 62)
     assert programs[-1].name == "true"
-    assert any("libc.so" in m.path and len(m.build_id) == 40 for m in programs[-1].mappings)
+    assert any("libc.so" in m.path and len(m.build_id) == 40 for m in programs[-1].mapped.mappings())
     times = [record[0] for record in batch.records]
     assert times == sorted(times)

@@ -419,6 +419,16 @@ def test_tall_picture_opens_at_its_root_with_the_toolbar_in_sight(tall: tuple[Pa
     assert inside(page, picture.get_by_role("searchbox")) and inside(page, picture.locator("#fg-details"))
 
 
+def test_tall_picture_stays_where_it_is_scrolled_to(tall: tuple[Page, FrameOfPage]) -> None:
+    page, picture = tall
+    for y in (700, 30, 5, 1000, 0, 400):
+        page.evaluate("y => scrollTo(0, y)", y)
+        for _ in range(5):  # the answers to scrolling, and the answers to these
+            page.evaluate("() => new Promise(requestAnimationFrame)")
+        assert page.evaluate("scrollY") == y
+        assert inside(page, picture.get_by_role("searchbox"))
+
+
 def test_search_leaves_a_tall_picture_where_it_is(tall: tuple[Page, FrameOfPage]) -> None:
     page, picture = tall
     before = page.evaluate("scrollY")

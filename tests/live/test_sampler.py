@@ -119,7 +119,7 @@ def test_lost_process_records_are_counted_and_healed(monkeypatch: pytest.MonkeyP
             known.apply(stream.read())
             assert known.records_lost > 0
             (program,) = [p for p in known.programs(pid, 0, 1 << 62) if p.name == "chains"]
-            assert any(mapping.path.endswith("/chains") for mapping in program.mappings)
+            assert any(mapping.path.endswith("/chains") for mapping in program.mapped.mappings())
     finally:
         stream.close()
 

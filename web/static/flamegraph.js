@@ -849,6 +849,8 @@
 
   // Else Chromium makes the whole document a stop of the Tab key.
   if (standalone) svg.setAttribute("tabindex", "-1");
+  svg.style.outline = "none"; // a click beside the frames focuses all of it
+  svg.style.overflowAnchor = "none"; // else the browser scrolls after the toolbar, and that after the browser
   svg.removeAttribute("viewBox");
   svg.setAttribute("width", "100%");
   restore();
