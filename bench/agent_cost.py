@@ -5,8 +5,8 @@ seconds, user and system, of each with all its children:
 
 - perf, one recording: recording, and `perf script` with the stackcollapse.py that comes with it;
 - perf, windows: the same with `--switch-output=10s`, each file made into text, which is what the agent delivers;
-- the agent with what it spends inside BPF (what perf spends inside the kernel's interrupt is not counted), while it runs
-  on, and with its start (imports, kernel symbols, the first look at every file).
+- the agent with what it spends inside BPF (what perf spends in the kernel's interrupts is not counted), while it runs on,
+  and with its start (imports, kernel symbols, the first look at every file).
 
     python bench/agent_cost.py [SECONDS]
 """
