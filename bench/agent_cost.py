@@ -5,8 +5,8 @@ seconds, user and system, of each with all its children:
 
 - perf, one recording: recording, and `perf script` with the stackcollapse.py that comes with it;
 - perf, windows: the same with `--switch-output=10s`, each file made into text, which is what the agent delivers;
-- the agent with what it spends inside BPF (what perf spends in the kernel's interrupts is not counted), while it runs on,
-  and with its start (imports, kernel symbols, the first look at every file).
+- the agent with what it spends inside BPF (what perf spends in the kernel's interrupts is not counted), while it
+  runs on, and with its start (imports, kernel symbols, the first look at every file).
 
     python bench/agent_cost.py [SECONDS]
 """
@@ -112,13 +112,12 @@ def main() -> int:
     print(f"agent: {running:.2f} CPU s in {seconds} s, of them {bpf:.2f} in BPF; with its start {with_start:.2f}")
     print(f"       {sum(account.sampled for account in steady):,} samples in {len(steady)} windows")
     print(f"perf, one recording: {once:.2f} CPU s: {recorded:.2f} record, {scripted:.2f} script and folding")
-    print(
-        f"perf, {len(files)} windows: {often:.2f} CPU s: {windows_recorded:.2f} record, {windows_scripted:.2f} script"
-    )
-    print(
-        f"ratio agent/one recording {running / once:.3f} running on, {with_start / once:.3f} with its start (budget 0.1)"
-    )
-    print(f"ratio agent/windows {running / often:.3f} running on, {with_start / often:.3f} with its start")
+    parts = f"{windows_recorded:.2f} record, {windows_scripted:.2f} script and folding"
+    print(f"perf, {len(files)} windows: {often:.2f} CPU s: {parts}")
+    for peer, spent in (("one recording", once), ("windows", often)):
+        print(
+            f"ratio agent/{peer} {running / spent:.3f} running on, {with_start / spent:.3f} with its start (budget 0.1)"
+        )
     print(f"agent memory {memory / 1e6:.0f} MB: resident and BPF together (budget 100)")
     closes = all(account.closes for account in accounts)
     print(f"lost {sum(account.lost_total for account in accounts)}; every account closes: {closes}")
