@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR MIT
-/* The peer of lost_samples.py: stacks by bpf_get_stackid into a map of 16,384, as bcc's profile keeps them by default. */
+/* The peer of lost_samples.py: stacks by bpf_get_stackid into a map of 16,384, as bcc's profile keeps them by
+ * default. */
 #include <linux/bpf.h>
 #include <linux/bpf_perf_event.h>
 #include <bpf/bpf_helpers.h>
@@ -23,7 +24,8 @@ int on_tick(struct bpf_perf_event_data *ctx)
 {
 	if (!(__u32)bpf_get_current_pid_tgid())
 		return 0;
-	__u32 lost = bpf_get_stackid(ctx, &stacks, BPF_F_USER_STACK) == -17; /* -EEXIST: another stack sits there */
+	__u32 lost =
+	    bpf_get_stackid(ctx, &stacks, BPF_F_USER_STACK) == -17; /* -EEXIST: another stack sits there */
 	__u64 *count = bpf_map_lookup_elem(&taken_and_lost, &lost);
 
 	if (count)

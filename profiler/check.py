@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import platform
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 from profiler import events
 from profiler.libbpf import BpfError
 from profiler.records import RecordStream
-from profiler.sampler import Sampler
+from profiler.sampler import Sampler, kernel_version
 
 _CAPABILITIES = {
     "CAP_PERFMON": (38, "perf events of the whole system, and reading stacks"),
@@ -61,10 +60,9 @@ def report(found: list[Requirement]) -> str:
 
 
 def _kernel() -> Requirement:
-    release = platform.release()
-    version = tuple(int(number) for number in re.findall(r"\d+", release)[:2])
-    advice = "" if version >= (5, 8) else "Use kernel 5.8 or newer."
-    return Requirement("kernel", version >= (5, 8), release, advice)
+    met = kernel_version() >= (5, 8)
+    advice = "" if met else "Use kernel 5.8 or newer, best 6.1: older ones need their BPF memory up front."
+    return Requirement("kernel", met, os.uname().release, advice)
 
 
 def _btf() -> Requirement:

@@ -25,6 +25,7 @@ _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "bpf_object__find_program_by_name": (c.c_void_p, [c.c_void_p, c.c_char_p]),
     "bpf_map__fd": (c.c_int, [c.c_void_p]),
     "bpf_map__set_max_entries": (c.c_int, [c.c_void_p, c.c_uint32]),
+    "bpf_map__set_map_flags": (c.c_int, [c.c_void_p, c.c_uint32]),
     "bpf_map__initial_value": (c.c_void_p, [c.c_void_p, c.POINTER(c.c_size_t)]),
     "bpf_map_update_elem": (c.c_int, [c.c_int, c.c_void_p, c.c_void_p, c.c_uint64]),
     "bpf_map_lookup_elem": (c.c_int, [c.c_int, c.c_void_p, c.c_void_p]),
@@ -94,6 +95,10 @@ class BpfObject:
     def set_max_entries(self, map_name: str, entries: int) -> None:
         """Sizes a map, before load()."""
         library().bpf_map__set_max_entries(self._map(map_name), entries)
+
+    def allocate_up_front(self, map_name: str) -> None:
+        """Has load() allocate all elements of a map; takes BPF_F_NO_PREALLOC away."""
+        library().bpf_map__set_map_flags(self._map(map_name), 0)
 
     def skip_program(self, name: str) -> None:
         """Leaves a program out of load()."""

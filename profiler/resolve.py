@@ -15,9 +15,11 @@ from profiler.processes import Processes, Program
 from profiler.sampler import MAX_FRAMES, RawWindow, Stacks
 from symbolizer.names import clean_name
 from symbolizer.symbolizer import Symbolizer
-from symbolizer.types import Frame, Kind, Location, Reason
+from symbolizer.types import Location, Reason
+from symbolizer.unknown import unknown
 
-_CUT = Location(0, None, (Frame("[truncated]", Kind.UNKNOWN, reason=Reason.TRUNCATED),))
+_CUT = Location(0, None, (unknown(Reason.TRUNCATED),))
+_NOWHERE = (unknown(Reason.NO_MAPPING),)
 
 Stack = tuple[Location, ...]
 
@@ -127,12 +129,27 @@ def _user_stacks(
         relatives = processes.relatives(pid) if own else []
         found: list[dict[int, Stack]] = []
         for mapped in [program.mapped for program in programs] or [AddressSpace()]:
-            queries = list(zip(own, mapped.find(own), strict=True))
-            locations = symbolizer.user(pid, queries, relatives) if own else []
+            locations = _locate(pid, own, mapped, symbolizer, relatives)
             found.append(_tuples(positions_used[at:end], slices[at:end], numbers, locations, first_address))
         known[pid] = _Process(programs, [clean_name(program.name) for program in programs], found)
         at, first_address = end, first_address + len(own)
     return known
+
+
+def _locate(
+    pid: int, addresses: Sequence[int], mapped: AddressSpace, symbolizer: Symbolizer, relatives: Sequence[int]
+) -> list[Location]:
+    """The location of each address. Where mappings are known, an address outside them is in none, even should the
+    process have ended; where not one is, the symbolizer finds out why."""
+    mappings = mapped.find(addresses)
+    if not len(mapped):
+        return symbolizer.user(pid, list(zip(addresses, mappings, strict=True)), relatives) if addresses else []
+    queries = [(address, mapping) for address, mapping in zip(addresses, mappings, strict=True) if mapping]
+    named = iter(symbolizer.user(pid, queries, relatives) if queries else ())
+    return [
+        next(named) if mapping else Location(address, None, _NOWHERE)
+        for address, mapping in zip(addresses, mappings, strict=True)
+    ]
 
 
 def _choose(process: _Process, position: int, thread: str) -> int:

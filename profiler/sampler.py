@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes as c
 import errno
 import os
+import re
 import time
 from collections.abc import Iterable, Set
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ _FILTER_PIDS, _FILTER_CGROUPS = 0, 4  # where .rodata has the constants
 _OBJECT = Path(__file__).parent / "bpf" / "sampler.bpf.o"
 _STOCK = 16
 _FEWEST_ENTRIES, _MOST_ENTRIES = 1 << 14, 1 << 18
+_MOST_ENTRIES_UP_FRONT = 1 << 15  # 32 MB for each generation of stacks
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,10 +171,15 @@ class Sampler:
 
     def _load(self, filters: Filters, window_seconds: float) -> None:
         ticks = int(self.hz * window_seconds * len(events.online_cpus()))
-        # Twice: each tick brings a kernel and a user stack. Entries take memory only while they are used.
-        entries = min(max(1 << (2 * ticks).bit_length(), _FEWEST_ENTRIES), _MOST_ENTRIES)
+        # Twice: each tick brings a kernel and a user stack. Entries take memory only while they are used, but
+        # before Linux 6.1 programs of perf events are allowed no such maps (kernel/bpf/verifier.c).
+        up_front = kernel_version() < (6, 1)
+        most = _MOST_ENTRIES_UP_FRONT if up_front else _MOST_ENTRIES
+        entries = min(max(1 << (2 * ticks).bit_length(), _FEWEST_ENTRIES), most)
         for name in ("stacks_0", "stacks_1", "counts_0", "counts_1"):
             self._object.set_max_entries(name, entries)
+            if up_front:
+                self._object.allocate_up_front(name)
         self._object.set_constant(_FILTER_PIDS, bool(filters.pids))
         self._object.set_constant(_FILTER_CGROUPS, bool(filters.cgroups))
         if not filters.pids:
@@ -276,6 +283,11 @@ def _memlock(fd: int) -> int:
         if line.startswith("memlock:"):
             return int(line.split()[1])
     return 0
+
+
+def kernel_version() -> tuple[int, ...]:
+    """Major and minor number of the running kernel."""
+    return tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
 
 
 def alive(pids: Iterable[int]) -> bool:

@@ -81,6 +81,18 @@ def test_full_maps_lose_samples_by_that_reason_and_the_account_still_closes(
     assert window.counted.sampled > 0
 
 
+def test_older_kernels_get_maps_that_are_allocated_up_front(
+    compile_c: Compile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler, "kernel_version", lambda: (5, 15))
+    with busy(str(compile_c("stacks")), "14", "100"), sampling(499) as running:
+        assert running.locked_bytes() > 30 << 20
+        time.sleep(1)
+        window = running.drain()
+    assert_agrees(window)
+    assert window.counted.lost == {} and window.counted.sampled > 0
+
+
 def test_a_cpu_that_goes_and_comes_is_followed() -> None:
     switch = Path("/sys/devices/system/cpu/cpu1/online")
     assert switch.exists(), "this machine cannot take a CPU offline"
