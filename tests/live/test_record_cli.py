@@ -18,7 +18,7 @@ import pytest
 
 from profiler.formats.json import read_json
 from profiler.formats.pprof import read_pprof
-from tests.live.support import PILOTLIGHT, Compile, assert_truthful, count_of
+from tests.live.support import PILOTLIGHT, Compile, assert_truthful, busy_in_cgroup, count_of
 
 CAPABILITIES = "+perfmon,+bpf,+sys_ptrace,+syslog"
 
@@ -227,16 +227,8 @@ def test_check_says_that_this_machine_can_do_it() -> None:
 
 def test_shares_and_totals_agree_with_perf_in_the_same_seconds(compile_c: Compile, tmp_path: Path) -> None:
     own = tmp_path / "x.folded"
-    busy = subprocess.Popen([str(compile_c("chains")), "120"])
-    try:
-        for _ in range(4):
-            theirs = perf_stacks(tmp_path / "perf.data", beside=["record", "-d", "8", "-o", str(own)])
-            if theirs is not None:
-                break
-    finally:
-        busy.kill()
-        busy.wait()
-    assert theirs is not None, "perf script itself crashed each time"
+    with busy_in_cgroup(str(compile_c("chains")), "120") as group:
+        theirs = perf_stacks(tmp_path / "perf.data", group, beside=["record", "-d", "8", "-o", str(own)])
     ours: Counter[tuple[str, ...]] = Counter()
     for line in own.read_text().splitlines():
         stack, _, count = line.rpartition(" ")
@@ -260,28 +252,25 @@ def test_shares_and_totals_agree_with_perf_in_the_same_seconds(compile_c: Compil
     assert {stack[1:] for stack in ours if len(stack) == 4 and set(chain) <= set(stack)} == {chain}
 
 
-def perf_stacks(data: Path, beside: list[str]) -> Counter[tuple[str, ...]] | None:
-    """The stacks of chains, root first, that perf records while pilotlight runs with the arguments `beside`.
+def perf_stacks(data: Path, group: str, beside: list[str]) -> Counter[tuple[str, ...]]:
+    """The stacks of a cgroup, root first, that perf records while pilotlight runs with the arguments `beside`.
 
-    None where `perf script` is ended by a signal: perf 6.1 overruns a buffer of its own on some processes that
-    happen to run on the machine (util/build-id.c).
+    The rest of the machine is left out because perf 6.1 overruns a buffer of its own (util/build-id.c) over some
+    of the processes that happen to run, and `perf script` then aborts.
     """
     recording = subprocess.Popen(
-        ["perf", "record", "-q", "-B", "--no-bpf-event", "-F", "99", "-a", "-g", "-e", "cpu-clock"]
+        ["perf", "record", "-q", "-B", "-F", "99", "-a", "-g", "-e", "cpu-clock", "-G", group]
         + ["-o", str(data), "--", "sleep", "8"]
     )
     done = pilotlight(*beside)
     assert done.returncode == 0, done.stderr
     assert recording.wait(60) == 0
     command = ["perf", "script", "-i", str(data), "--no-inline", "-F", "comm,pid,ip,sym"]
-    script = subprocess.run(command, capture_output=True, text=True)
-    if script.returncode < 0:
-        return None
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     stacks: Counter[tuple[str, ...]] = Counter()
-    for block in script.stdout.split("\n\n"):
-        head, *frames = block.strip("\n").splitlines() or [""]
-        if head.split()[:1] == ["chains"]:
-            stacks[tuple(frame.split(maxsplit=1)[1] for frame in reversed(frames))] += 1
+    for block in text.strip("\n").split("\n\n"):
+        _, *frames = block.strip("\n").splitlines()
+        stacks[tuple(frame.split(maxsplit=1)[1] for frame in reversed(frames))] += 1
     return stacks
 
 

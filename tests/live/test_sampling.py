@@ -7,15 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from math import comb
 from pathlib import Path
 
-import pytest
-
 from profiler.model import Profile
 from symbolizer.types import Kind, Reason
-from tests.live.support import Compile, Record, count_of, functions
+from tests.live.support import Compile, Record, busy_in_cgroup, count_of, functions
 
 
 def binomial_interval(n: int, p: float, outside: float = 0.001) -> tuple[int, int]:
@@ -231,25 +228,17 @@ def test_the_whole_machine_is_sampled_without_a_target(compile_c: Compile, recor
 
 
 def test_a_cgroup_can_be_asked_for(compile_c: Compile, record: Record) -> None:
-    root = next(
-        (Path(p) for p in ("/sys/fs/cgroup", "/sys/fs/cgroup/unified") if Path(p, "cgroup.controllers").exists()), None
-    )
-    if root is None:
-        pytest.fail("cgroup v2 is not mounted")
-    group = root / f"pilotlight-test-{os.getpid()}"
-    group.mkdir()
-    inside = subprocess.Popen([str(compile_c("chains")), "60"])
-    outside = subprocess.Popen([str(compile_c("chains")), "60"])
+    program = str(compile_c("chains"))
+    outside = subprocess.Popen([program, "60"])
     try:
-        (group / "cgroup.procs").write_text(str(inside.pid))
-        profile = record("--cgroup", str(group), "-d", "2")
+        with busy_in_cgroup(program, "60") as group:
+            profile = record("--cgroup", group, "-d", "2")
     finally:
-        for process in (inside, outside):
-            process.kill()
-            process.wait()
-        time.sleep(0.1)
-        group.rmdir()
-    assert {sample.pid for sample in profile.samples} == {inside.pid}
+        outside.kill()
+        outside.wait()
+    (pid,) = {sample.pid for sample in profile.samples}
+    assert pid != outside.pid
+    assert count_of(profile, "hot_inner") > 0 and profile.accounting.filtered > 0
 
 
 def test_a_stopped_process_that_is_profiled_uses_no_ticks(compile_c: Compile, record: Record) -> None:
