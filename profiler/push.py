@@ -13,6 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
+from google.protobuf.empty_pb2 import Empty  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[import-untyped]
+
 from profiler.formats.otlp import PushIdentity, write_otlp
 from profiler.model import Profile
 
@@ -181,12 +185,12 @@ class Pusher:
             return None
         if response.status in (400, 409, 413, 415, 422):
             self.counts = replace(self.counts, refused=self.counts.refused + 1)
-            self._say(f"The server {where} refused a window ({response.status}: {_first_line(text)}).")
+            self._say(f"The server {where} refused a window ({response.status}: {_said(text)}).")
             return None
         self._disconnect()  # whoever answers next may be another server
         if response.status in (401, 403):
             return f"The server {where} wants another token ({response.status}): give it with --token-file."
-        return f"The server {where} answered {response.status} ({_first_line(text)})."
+        return f"The server {where} answered {response.status} ({_said(text)})."
 
     def _disconnect(self) -> None:
         if self._connection is not None:
@@ -221,6 +225,12 @@ def _plain(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def _first_line(text: bytes) -> str:
-    printable = "".join(c if c.isprintable() else " " for c in text.decode(errors="replace"))
+def _said(body: bytes) -> str:
+    """What an answer says in its body: text, or the message of a google.rpc.Status, which is its field 2."""
+    try:
+        fields = UnknownFieldSet(Empty.FromString(body))
+        body = next((bytes(field.data) for field in fields if field.field_number == 2), body)
+    except (DecodeError, TypeError):
+        pass
+    printable = "".join(c if c.isprintable() else " " for c in body.decode(errors="replace"))
     return printable.strip()[:200]

@@ -12,7 +12,7 @@ import pytest
 
 from profiler.formats.otlp import read_otlp
 from profiler.model import Accounting, Profile, Sample, Window
-from profiler.push import NOT_DELIVERED, Pusher, PushError, parse_target
+from profiler.push import NOT_DELIVERED, PushError, Pusher, _said, parse_target
 from symbolizer.types import Binary, Frame, Kind, Location
 
 
@@ -170,6 +170,19 @@ def test_closing_without_a_server_ends_in_time_and_says_how_many_are_left() -> N
     pusher.put(profile(0))
     pusher.put(profile(1))
     assert pusher.close(0.5) == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        (b"\x08\x0e\x12\x11the store is full", "the store is full"),
+        (b"plain text\n", "plain text"),
+        (b"\xff\xfe\x00", "\ufffd\ufffd"),
+        (b"", ""),
+    ],
+)
+def test_what_the_server_says_is_read_from_text_and_from_protobuf(body: bytes, sentence: str) -> None:
+    assert _said(body) == sentence
 
 
 @pytest.mark.parametrize("url", ["", "host:4099", "ftp://host", "http://", "http://host:port", "http://host:99999"])
