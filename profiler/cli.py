@@ -7,7 +7,9 @@ import contextlib
 import os
 import pwd
 import resource
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from importlib.metadata import version
@@ -276,6 +278,8 @@ def _server(options: argparse.Namespace) -> int:
         with os.fdopen(options.ready_fd, "w") as pipe:
             pipe.write(url + "\n")
 
+    if options.ready_fd is not None:
+        threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     server = ServerOptions(
         store=options.store,
         host=options.listen[0],
@@ -284,6 +288,13 @@ def _server(options: argparse.Namespace) -> int:
         insecure_no_auth=options.insecure_no_auth,
     )
     return serve(server, user=_server_user(options.user), ready=ready)
+
+
+def _end_with_parent() -> None:
+    """Ends this process once the one that started it has ended, even by SIGKILL: it holds our stdin open."""
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _server_user(wanted: str | None) -> str | None:

@@ -12,7 +12,7 @@ import pytest
 
 from profiler.formats.otlp import read_otlp
 from profiler.model import Accounting, Profile, Sample, Window
-from profiler.push import NOT_DELIVERED, PushError, Pusher, _said, parse_target
+from profiler.push import NOT_DELIVERED, Pusher, PushError, _said, parse_target
 from symbolizer.types import Binary, Frame, Kind, Location
 
 

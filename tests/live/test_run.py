@@ -159,6 +159,21 @@ def test_a_killed_server_comes_back_with_every_window(data: Path, tmp_path: Path
     assert "The server ended (signal 9); starting it again." in said and "Traceback" not in said
 
 
+def test_a_killed_run_takes_its_server_along_and_can_be_started_again(data: Path, tmp_path: Path) -> None:
+    arguments = ["run", "--listen", f"127.0.0.1:{free_port()}", "--data", str(data)]
+    with running(*arguments, log=tmp_path / "log") as run:
+        before = wait_for_profile(run.url(), 20)
+        server = server_pid(run.process.pid)
+        run.stop(signal.SIGKILL)
+        end = time.monotonic() + 30
+        while os.path.exists(f"/proc/{server}"):
+            assert time.monotonic() < end, "the server lives on"
+            time.sleep(0.1)
+    with running(*arguments, log=tmp_path / "log") as run:
+        after = profile_of(run.url())
+        assert after is not None and after.accounting.ticks >= before.accounting.ticks
+
+
 def test_an_agent_outlives_its_server_and_delivers_what_it_kept(data: Path, tmp_path: Path) -> None:
     port = free_port()
     address, log = f"127.0.0.1:{port}", tmp_path / "log"
