@@ -69,8 +69,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def picture_of(page: Page) -> FrameOfPage:
-    """The document in the page's <object>."""
-    page.wait_for_selector("object")
+    """The document in the page's frame."""
+    page.wait_for_selector("iframe")
     for _ in range(100):
         for frame in page.frames:
             if "/flamegraph.svg" in frame.url:

@@ -221,7 +221,7 @@
     drawRing();
     drawSurroundings();
     // The root stays where it was on the screen when the picture grows or shrinks above it.
-    if (standalone && !state.icicle && rowY(0) !== rootBefore && drawnOnce) page.scrollBy(0, rowY(0) - rootBefore);
+    if (standalone && !state.icicle && rowY(0) !== rootBefore && drawnOnce) window.scrollBy(0, rowY(0) - rootBefore);
     drawnOnce = true;
     performance.measure("pilotlight:draw", { start: began });
   }
@@ -316,16 +316,16 @@
   }
 
   // How much of the picture is above the edge of the window; less than nothing while it begins below that.
-  const scrolledOff = () => -svg.getBoundingClientRect().top - (holder ? holder.getBoundingClientRect().top : 0);
+  const scrolledOff = () => -svg.getBoundingClientRect().top;
 
   // Scrolls as little as brings a row into sight, between what stays at the edges of the window.
   function reveal(level) {
     const from = scrolledOff();
     const y = rowY(level);
     const first = y - shelfHeight() - 2;
-    const last = y + layout.row + layout.details - page.innerHeight;
-    if (from > first) page.scrollBy(0, first - from);
-    else if (from < last) page.scrollBy(0, last - from);
+    const last = y + layout.row + layout.details - window.innerHeight;
+    if (from > first) window.scrollBy(0, first - from);
+    else if (from < last) window.scrollBy(0, last - from);
   }
 
   // Scrolls to the widest frames: those at the root, or what is zoomed into where that is far from it.
@@ -333,13 +333,13 @@
     if (!standalone) return;
     const from = scrolledOff();
     const root = rowY(0);
-    if (state.icicle ? from > root : from + page.innerHeight < root + layout.row) {
-      page.scrollBy(0, (state.icicle ? 0 : Number(svg.getAttribute("height")) - page.innerHeight) - from);
+    if (state.icicle ? from > root : from + window.innerHeight < root + layout.row) {
+      window.scrollBy(0, (state.icicle ? 0 : Number(svg.getAttribute("height")) - window.innerHeight) - from);
     }
     if (!state.zoom) return;
     // What stands on the frame is to be seen as well.
-    const away = rowY(tree.level[state.zoom]) - page.innerHeight * (state.icicle ? 0.4 : 0.6) - scrolledOff();
-    if (state.icicle ? away > 0 : away < 0) page.scrollBy(0, away);
+    const away = rowY(tree.level[state.zoom]) - window.innerHeight * (state.icicle ? 0.4 : 0.6) - scrolledOff();
+    if (state.icicle ? away > 0 : away < 0) window.scrollBy(0, away);
   }
 
   function resize() {
@@ -352,7 +352,7 @@
     const below = top() + rows * layout.row + 12;
     let height = below + layout.details + caption.notes * layout.note + 14;
     svg.setAttribute("height", height);
-    if (standalone && holder) holder.setAttribute("height", height);
+    if (standalone && holder) fitHolder(height);
     else if (standalone) svg.setAttribute("height", height = Math.max(height, window.innerHeight));
     byId("background").setAttribute("height", height);
     const left = toolbarBelow ? width - 2 * layout.side : width - toolbarWidth - 3 * layout.side;
@@ -447,6 +447,13 @@
     drawStatus();
   }
 
+  // In a page the picture takes the rest of its window, or less if it is lower; a taller one scrolls in its frame,
+  // so that what the page has above the picture stays in sight.
+  function fitHolder(height) {
+    const above = holder.getBoundingClientRect().top + page.scrollY;
+    holder.style.height = `${Math.min(height, Math.max(420, page.innerHeight - above - 16))}px`;
+  }
+
   let legendWidth = 0;
 
   // In its place above the graph, or at the edge of the window while that is scrolled out of sight.
@@ -533,7 +540,7 @@
   // In its place below the graph, or at the edge of the window while that is scrolled out of sight.
   function placeDetails() {
     const place = top() + rows * layout.row + 12;
-    const y = Math.max(top(), Math.min(place, scrolledOff() + page.innerHeight - layout.details + 4));
+    const y = Math.max(top(), Math.min(place, scrolledOff() + window.innerHeight - layout.details + 4));
     details.setAttribute("transform", `translate(0 ${y.toFixed(1)})`);
   }
 
@@ -833,7 +840,7 @@
   }
 
   page.addEventListener("hashchange", restore);
-  page.addEventListener("scroll", () => { placeToolbar(); drawStatus(); placeDetails(); }, { passive: true });
+  window.addEventListener("scroll", () => { placeToolbar(); drawStatus(); placeDetails(); }, { passive: true });
   let pending = 0;
   window.addEventListener("resize", () => {
     cancelAnimationFrame(pending);
@@ -854,5 +861,5 @@
   svg.removeAttribute("viewBox");
   svg.setAttribute("width", "100%");
   restore();
-  if (page.scrollY === 0) showRoot();
+  if (window.scrollY === 0) showRoot();
 })();
