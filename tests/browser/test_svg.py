@@ -463,7 +463,7 @@ def test_address_of_a_zoom_far_up_a_tall_picture_opens_there(tall: tuple[Page, F
     of(picture, "level60").focus()
     page.keyboard.press("Enter")
     again = page.context.new_page()
-    again.goto(page.url)
+    again.goto(page.evaluate("location.href"))
     if page.frames[1:]:
         again.wait_for_function("document.querySelector('iframe').clientHeight > 400")
     shown = again.frames[-1]
