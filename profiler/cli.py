@@ -339,7 +339,7 @@ def _render(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise UsageError(str(error)) from error
     try:
-        data = sys.stdin.buffer.read() if options.input.startswith("-.") else Path(options.input).read_bytes()
+        data = Path(options.input).read_bytes()
     except OSError as error:
         raise UsageError(f"{options.input} cannot be read ({error.strerror}).") from error
     try:
