@@ -24,7 +24,7 @@ _OCTAL = re.compile(rb"\\(0[0-7]{2}|134)")
 _LARGEST_MAPS = 8 << 20
 
 MOST_MAPPINGS = 200_000
-"""How many mappings are kept, of all processes; some 40 MB at the very most. Beyond it, processes that were
+"""How many mappings are kept, of all processes; some 50 MB at the very most. Beyond it, processes that were
 never sampled, then those sampled longest ago, lose theirs; they are read from /proc again when sampled."""
 
 
