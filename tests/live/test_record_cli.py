@@ -255,8 +255,8 @@ def test_shares_and_totals_agree_with_perf_in_the_same_seconds(compile_c: Compil
 def perf_stacks(data: Path, group: str, beside: list[str]) -> Counter[tuple[str, ...]]:
     """The stacks of a cgroup, root first, that perf records while pilotlight runs with the arguments `beside`.
 
-    The rest of the machine is left out because perf 6.1 overruns a buffer of its own (util/build-id.c) over some
-    of the processes that happen to run, and `perf script` then aborts.
+    The rest of the machine is left out because perf 6.1 overruns a buffer of its own (util/build-id.c) over
+    samples in the vDSO, which anything on the machine may have, and `perf script` then aborts.
     """
     recording = subprocess.Popen(
         ["perf", "record", "-q", "-B", "-F", "99", "-a", "-g", "-e", "cpu-clock", "-G", group]
