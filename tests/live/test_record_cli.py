@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -153,7 +154,7 @@ def test_without_privileges_one_sentence_says_what_is_missing(tmp_path: Path) ->
 
 
 def test_the_four_capabilities_are_enough(compile_c: Compile) -> None:
-    program = compile_c("chains")
+    program = compile_c("syscalls")
     for folder in [program.parent, *program.parent.parents[:3]]:
         folder.chmod(folder.stat().st_mode | 0o755)
     command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
@@ -167,8 +168,7 @@ def test_the_four_capabilities_are_enough(compile_c: Compile) -> None:
         busy.kill()
         busy.wait()
     assert done.returncode == 0, done.stderr
-    assert "main;hot_outer;hot_inner" in done.stdout
-    assert "_[k]" in done.stdout
+    assert re.search(r"main;read_zeroes;.*\bread_zero_\[k\]", done.stdout)
 
 
 @pytest.fixture
@@ -228,7 +228,11 @@ def test_check_says_that_this_machine_can_do_it() -> None:
 def test_shares_and_totals_agree_with_perf_in_the_same_seconds(compile_c: Compile, tmp_path: Path) -> None:
     own = tmp_path / "x.folded"
     with busy_in_cgroup(str(compile_c("chains")), "120") as group:
-        theirs = perf_stacks(tmp_path / "perf.data", group, beside=["record", "-d", "8", "-o", str(own)])
+        for _ in range(3):
+            theirs = perf_stacks(tmp_path / "perf.data", group, beside=["record", "-d", "8", "-o", str(own)])
+            if theirs:
+                break
+    assert theirs, "perf script itself crashed each time"
     ours: Counter[tuple[str, ...]] = Counter()
     for line in own.read_text().splitlines():
         stack, _, count = line.rpartition(" ")
@@ -255,8 +259,8 @@ def test_shares_and_totals_agree_with_perf_in_the_same_seconds(compile_c: Compil
 def perf_stacks(data: Path, group: str, beside: list[str]) -> Counter[tuple[str, ...]]:
     """The stacks of a cgroup, root first, that perf records while pilotlight runs with the arguments `beside`.
 
-    The rest of the machine is left out because perf 6.1 overruns a buffer of its own (util/build-id.c) over
-    samples in the vDSO, which anything on the machine may have, and `perf script` then aborts.
+    Empty where `perf script` aborts: perf 6.1 overruns a buffer of its own now and then (util/build-id.c:1010), the
+    more the more it records, so the rest of the machine is left out.
     """
     recording = subprocess.Popen(
         ["perf", "record", "-q", "-B", "-F", "99", "-a", "-g", "-e", "cpu-clock", "-G", group]
@@ -266,9 +270,12 @@ def perf_stacks(data: Path, group: str, beside: list[str]) -> Counter[tuple[str,
     assert done.returncode == 0, done.stderr
     assert recording.wait(60) == 0
     command = ["perf", "script", "-i", str(data), "--no-inline", "-F", "comm,pid,ip,sym"]
-    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    script = subprocess.run(command, capture_output=True, text=True)
     stacks: Counter[tuple[str, ...]] = Counter()
-    for block in text.strip("\n").split("\n\n"):
+    if script.returncode < 0:
+        return stacks
+    assert script.returncode == 0, script.stderr
+    for block in script.stdout.strip("\n").split("\n\n"):
         _, *frames = block.strip("\n").splitlines()
         stacks[tuple(frame.split(maxsplit=1)[1] for frame in reversed(frames))] += 1
     return stacks

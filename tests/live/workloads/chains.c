@@ -30,8 +30,7 @@ __attribute__((noinline)) void cold_outer(long rounds)
 	sink++;
 }
 
-// By a real system call: perf 6.1, which this is compared with, aborts over samples in the vDSO of newer
-// kernels.
+// By a real system call, as it leaves no stray samples in libc and the vDSO.
 static double cpu_seconds(void)
 {
 	struct rusage usage;
