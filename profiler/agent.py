@@ -42,6 +42,9 @@ def run_agent(options: AgentOptions, say: Callable[[str], None], stop: threading
         while not stop.is_set():
             _attend_until(collector, _next_grid_ns(time.time_ns()), stop)
             profile = on_grid(collector.collect())
+            losses = collector.processes.losses()
+            if losses:
+                say(losses)
             if profile.accounting.ticks or not stop.is_set():
                 pusher.put(profile)
     finally:

@@ -66,6 +66,7 @@ class Processes:
         self.records_lost = 0
         self.rescans = 0
         self.mappings_dropped = 0
+        self._told = (0, 0, 0)
 
     def scan(self) -> None:
         """Reads all processes from /proc. The record stream must run before, so that nothing falls between."""
@@ -122,6 +123,18 @@ class Processes:
                     continue
             while len(process.spaces) > 1 and process.spaces[1].since < end:
                 self._mappings -= len(process.spaces.pop(0).mapped)
+
+    def losses(self) -> str:
+        """One sentence on what was lost, and read again, since the last call; "" where nothing was."""
+        now = self.records_lost, self.rescans, self.mappings_dropped
+        lost, rescans, dropped = (new - old for new, old in zip(now, self._told, strict=True))
+        if not lost and not dropped:
+            return ""
+        self._told = now
+        return (
+            f"{lost:,} process records were lost and {dropped:,} mappings dropped; "
+            f"{rescans:,} sampled processes were read from /proc again."
+        )
 
     def __len__(self) -> int:
         return len(self._processes)

@@ -97,11 +97,17 @@ class Pusher:
         self._sequence += 1
         identity = PushIdentity(self._agent, self._epoch, self._sequence)
         waiting = _Waiting(replace(profile, samples=()), identity, _encode(profile, identity))
+        before = self.counts
         with self._changed:
             self._queue.append(waiting)
             self._bytes += len(waiting.body)
             self._shrink()
             self._changed.notify()
+        if self.counts.dropped > before.dropped or (self.counts.stripped and not before.stripped):
+            self._say(
+                f"The queue is full: {self.counts.stripped:,} windows keep only their account, "
+                f"{self.counts.dropped:,} were dropped."
+            )
 
     def close(self, seconds: float) -> int:
         """Sends what is queued for up to `seconds` more; returns how many windows could not be delivered."""
@@ -110,6 +116,10 @@ class Pusher:
             self._changed.notify()
         self._thread.join(seconds + 1)
         return len(self._queue)
+
+    def _count(self, what: str) -> None:
+        with self._changed:  # put() and the sending thread both count
+            self.counts = replace(self.counts, **{what: getattr(self.counts, what) + 1})
 
     def _shrink(self) -> None:
         """Strips the oldest windows until the queue fits; the first one may be on its way and stays as it is."""
@@ -123,11 +133,11 @@ class Pusher:
             body = _encode(stub, old.identity)
             self._queue[position] = _Waiting(stub, old.identity, body)
             self._bytes += len(body) - len(old.body)
-            self.counts = replace(self.counts, stripped=self.counts.stripped + 1)
+            self._count("stripped")
         while len(self._queue) > _MOST_WITHOUT_SAMPLES:
             self._bytes -= len(self._queue[1].body)
             del self._queue[1]
-            self.counts = replace(self.counts, dropped=self.counts.dropped + 1)
+            self._count("dropped")
 
     def _run(self) -> None:
         pause, away = _FIRST_PAUSE, False
@@ -181,10 +191,10 @@ class Pusher:
         else:
             return f"The server {where} cannot be reached."
         if response.status < 300:
-            self.counts = replace(self.counts, sent=self.counts.sent + 1)
+            self._count("sent")
             return None
         if response.status in (400, 409, 413, 415, 422):
-            self.counts = replace(self.counts, refused=self.counts.refused + 1)
+            self._count("refused")
             self._say(f"The server {where} refused a window ({response.status}: {_said(text)}).")
             return None
         self._disconnect()  # whoever answers next may be another server

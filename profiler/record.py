@@ -77,7 +77,7 @@ def run_record(options: RecordOptions) -> int:
     if stop.is_set() and command:
         command.stop()
     written = all([_write(output, profile) for output in options.outputs])
-    print(summary(profile), file=sys.stderr)
+    print("\n".join(filter(None, [summary(profile), collector.processes.losses()])), file=sys.stderr)
     if not written:
         return 1
     if command:

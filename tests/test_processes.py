@@ -178,6 +178,10 @@ def test_a_live_process_whose_records_were_lost_is_read_again() -> None:
     known.apply(Batch([], 17))
     program = known.programs(os.getpid(), 0, 1 << 62)[-1]
     assert known.records_lost == 17 and known.rescans == rescans + 1
+    assert known.losses() == (
+        "17 process records were lost and 0 mappings dropped; 1 sampled processes were read from /proc again."
+    )
+    assert known.losses() == ""
     assert any(os.path.basename(sys.executable) in m.path or "python" in m.path for m in program.mapped.mappings())
     known.programs(os.getpid(), 0, 1 << 62)
     assert known.rescans == rescans + 1

@@ -50,7 +50,7 @@ def reader(data: bytes) -> Callable[[int, int], bytes]:
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     if not shutil.which("gcc"):
-        pytest.skip("needs a C compiler")
+        pytest.fail("gcc is not installed: `make setup-dev` installs it", pytrace=False)
     folder = tmp_path_factory.mktemp("elf")
 
     def build(name: str, *options: str) -> Path:

@@ -30,7 +30,7 @@ int main() { printf("%p\\n", (void *)spin); fflush(stdout); pause(); return spin
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     if not shutil.which("gcc"):
-        pytest.skip("needs a C compiler")
+        pytest.fail("gcc is not installed: `make setup-dev` installs it", pytrace=False)
     folder = tmp_path_factory.mktemp("program")
 
     def build(name: str, *options: str) -> Path:

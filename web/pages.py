@@ -11,7 +11,8 @@ from urllib.parse import parse_qs
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
-from profiler.model import Accounting, Cost
+from profiler.formats.json import accounting_object
+from profiler.model import Accounting
 from web import auth, urls
 from web.assets import STATIC, render
 from web.contexts import (
@@ -298,8 +299,7 @@ async def docs_page(request: Request) -> Response:
 def accounting_dict(accounting: Accounting) -> dict[str, Any]:
     """The accounting as JSON, with what follows from it."""
     return {
-        **dataclasses.asdict(accounting),
-        "cost": dataclasses.asdict(accounting.cost or Cost()),
+        **accounting_object(accounting),
         "lost_total": accounting.lost_total,
         "missed": accounting.missed,
     }

@@ -60,10 +60,6 @@ class Selection:
     def also(self, label: str, value: str) -> Selection:
         return replace(self, matchers=(*self.matchers, Matcher(label, "=", value)))
 
-    def without_sample_filters(self) -> Selection:
-        kept = tuple(matcher for matcher in self.matchers if matcher.label not in SAMPLE_LABELS)
-        return replace(self, matchers=kept)
-
     def where(self, horizon: int | None, *, samples: bool, time: str = "ts") -> tuple[str, dict[str, Any]]:
         """The condition on table samples (or windows, which know nothing of sample labels) and its parameters.
 
