@@ -12,6 +12,7 @@ from symbolizer.rust import demangle_rust
 MAX_MANGLED = 4096
 """Longer names are shown as they are."""
 
+_STUB = b"@plt"
 _VERSION = re.compile(rb"@@?[\w.]+\Z")
 
 
@@ -19,11 +20,15 @@ _VERSION = re.compile(rb"@@?[\w.]+\Z")
 def function_names(symbol: bytes) -> tuple[str, str]:
     """(name for people, symbol's own name if that differs, else "") of a symbol in a symbol table.
 
-    The version that the linker put behind an @ is left off.
+    The version that the linker put behind an @ is left off. The @plt of a stub stays.
     """
-    symbol = _VERSION.sub(b"", symbol)
+    if b"@" in symbol:
+        if symbol.endswith(_STUB):
+            function, system = function_names(symbol.removesuffix(_STUB))
+            return function + "@plt", system and system + "@plt"
+        symbol = _VERSION.sub(b"", symbol)
     system = clean_name(symbol)
-    if len(symbol) > MAX_MANGLED or not symbol.isascii():
+    if not symbol.startswith((b"_Z", b"_R")) or len(symbol) > MAX_MANGLED or not symbol.isascii():
         return system, ""
     text = symbol.decode("ascii")
     readable = demangle_rust(text) or demangle_cpp(text)

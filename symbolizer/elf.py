@@ -2,28 +2,26 @@
 
 The layout is that of the System V ABI (gabi chapters 4 and 5), 32 and 64 bits, both byte orders.
 pyelftools takes headers and notes apart; it is given parts of the file of bounded size, never the
-file itself. Symbol tables are read with numpy, in pieces. So the cost of a file is bounded by its
-size and by the limits below, whatever its headers claim.
+file itself. So the cost of a file is bounded by its size and by the limits below, whatever its
+headers claim. elf_symbols.py reads its symbols.
 """
 
 from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from io import BytesIO
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 from elftools.common.utils import struct_parse
-from elftools.elf.elffile import ELFFile
 from elftools.elf.notes import iter_notes
 from elftools.elf.structs import ELFStructs
-from numpy.typing import NDArray
 
-from symbolizer.symbols import PackedStrings, SymbolTable, symbol_table
+if TYPE_CHECKING:
+    from elftools.elf.elffile import ELFFile
 
 Read = Callable[[int, int], bytes]
 """read(offset, size): that part of the file, shorter only where the file ends."""
@@ -31,27 +29,15 @@ Read = Callable[[int, int], bytes]
 Loads = tuple[tuple[int, int, int], ...]
 """(file offset, bytes in the file, virtual address) of each load segment."""
 
-MAX_SYMBOL_BYTES = 96 << 20
-MAX_STRING_BYTES = 192 << 20
 MAX_BUILD_ID = 20  # bytes; what the kernel reports of a mapping, so the most that can be compared
 _MAX_HEADERS = 4096  # a linked file has some tens of segments and of sections
 _MAX_NOTE_BYTES = 1 << 15  # in all; a build id's note has 36
 _MAX_LOADS = 256
-_PIECE = 24 << 15
 _HASHED_PIECE = 1 << 16
 _HASHED_PIECES = 32
 
 _PF_X = 1
 _SHF_EXECINSTR = 4
-_STT_NOTYPE, _STT_FUNC, _STT_GNU_IFUNC = 0, 2, 10
-_STB_LOCAL, _STB_GLOBAL, _STB_WEAK = 0, 1, 2
-_SHN_LORESERVE, _SHN_XINDEX = 0xFF00, 0xFFFF
-
-_SYM = {
-    32: "name:u4 value:u4 size:u4 info:u1 other:u1 shndx:u2",
-    64: "name:u4 info:u1 other:u1 shndx:u2 value:u8 size:u8",
-}
-_NONE = np.empty(0, np.uint64)
 
 
 class ElfError(ValueError):
@@ -84,6 +70,8 @@ class Section:
     address: int
     link: int
     entry_size: int
+    name: int = 0
+    """Where its name is among the names of sections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +83,8 @@ class Elf:
     machine: str | int
     segments: tuple[Segment, ...]
     sections: tuple[Section, ...]
+    section_names: int = 0
+    """The number of the section that holds the names of sections."""
 
     @property
     def loads(self) -> Loads:
@@ -115,82 +105,11 @@ class Elf:
                     return found
         return ""
 
-    def symbols(self) -> SymbolTable:
-        """Functions of .symtab and of .dynsym, by virtual address.
-
-        A function is a FUNC or GNU_IFUNC symbol, or one without type (as assemblers write them), of
-        an executable section. Of .dynsym only what .symtab lacks is added. Raises ElfError.
-        """
-        chunks: list[_Symbols] = []
-        strings: list[tuple[int, int]] = []
-        for kind in ("SHT_SYMTAB", "SHT_DYNSYM"):
-            for section in [section for section in self.sections if section.kind == kind][:1]:
-                names = self._names(section)
-                base = sum(size for _, size in strings)
-                known = np.sort(np.concatenate([chunk.start for chunk in chunks])) if chunks else _NONE
-                found = [chunk.outside(known) for chunk in self._functions(section, base, names.size)]
-                if any(len(chunk.start) for chunk in found):
-                    chunks += found
-                    strings.append((names.offset, names.size))
-        if not chunks:
-            none = _NONE
-            return symbol_table(none, none, none.astype(np.uint32), none.astype(np.uint8), none, PackedStrings([]))
-        start, end, limit = (np.concatenate([getattr(c, n) for c in chunks]) for n in ("start", "end", "limit"))
-        name = np.concatenate([chunk.name for chunk in chunks])
-        rank = np.concatenate([chunk.rank for chunk in chunks])
-        return symbol_table(start, end, name, rank, limit, PackedStrings(self._pieces(strings)))
-
-    def _names(self, section: Section) -> Section:
-        if not 0 < section.link < len(self.sections):
-            raise ElfError("a symbol table names a string table that is not there")
-        names = self.sections[section.link]
-        if names.size > MAX_STRING_BYTES:
-            raise ElfError(f"its symbol names take {names.size >> 20} MB, more than {MAX_STRING_BYTES >> 20}")
-        return names
-
-    def _pieces(self, parts: list[tuple[int, int]]) -> Iterator[bytes]:
-        for offset, size in parts:
-            for at in range(0, size, _PIECE):
-                data = self.read(offset + at, min(_PIECE, size - at))
-                if len(data) < min(_PIECE, size - at):
-                    raise ElfError("its symbol names are cut short")
-                yield data
-
-    def _functions(self, section: Section, name_base: int, name_bytes: int) -> Iterator[_Symbols]:
-        layout = _symbol_layout(self.structs)
-        size = section.size - section.size % layout.itemsize
-        if size > MAX_SYMBOL_BYTES:
-            raise ElfError(f"its symbol table takes {size >> 20} MB, more than {MAX_SYMBOL_BYTES >> 20}")
-        if section.entry_size != layout.itemsize:
-            raise ElfError("its symbol table has entries of a strange size")
-        executable = np.array([section.executable for section in self.sections])
-        limits = np.array([(section.address + section.size) % 2**64 for section in self.sections], np.uint64)
-        step = _PIECE - _PIECE % layout.itemsize
-        for at in range(0, size, step):
-            data = self.read(section.offset + at, min(step, size - at))
-            if len(data) < min(step, size - at):
-                raise ElfError("its symbol table is cut short")
-            symbols = np.frombuffer(data, layout)
-            kind, where = symbols["info"] & 15, symbols["shndx"].astype(np.int64)
-            ordinary = (where > 0) & (where < min(len(self.sections), _SHN_LORESERVE))
-            where = np.where(ordinary, where, 0)
-            code = ordinary & executable[where] & np.isin(kind, (_STT_FUNC, _STT_GNU_IFUNC, _STT_NOTYPE))
-            code |= (symbols["shndx"] == _SHN_XINDEX) & np.isin(kind, (_STT_FUNC, _STT_GNU_IFUNC))
-            code &= (symbols["name"] > 0) & (symbols["name"] < name_bytes)
-            symbols, kind, where = symbols[code], kind[code], where[code]
-            start = symbols["value"].astype(np.uint64)
-            if self.machine == "EM_ARM":
-                start &= ~np.uint64(1)  # the low bit says Thumb
-            end = start + np.minimum(symbols["size"].astype(np.uint64), ~start)
-            binding = symbols["info"] >> 4
-            rank = np.select([binding == _STB_GLOBAL, binding == _STB_WEAK, binding == _STB_LOCAL], [1, 2, 3], 0)
-            yield _Symbols(
-                start,
-                end,
-                (symbols["name"].astype(np.int64) + name_base).astype(np.uint32),
-                (rank + 4 * (kind == _STT_NOTYPE)).astype(np.uint8),
-                np.maximum(limits[where], start),
-            )
+    def section_name(self, section: Section) -> bytes:
+        """The name of a section, as much as it takes to tell those of stubs."""
+        if not 0 < self.section_names < len(self.sections):
+            return b""
+        return self.read(self.sections[self.section_names].offset + section.name, 16).partition(b"\0")[0]
 
     def content_id(self, size: int) -> str:
         """ "content:" and a hash for a file of `size` bytes that has no build id.
@@ -206,32 +125,19 @@ class Elf:
         return "content:" + digest.hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class _Symbols:
-    start: NDArray[np.uint64]
-    end: NDArray[np.uint64]
-    name: NDArray[np.uint32]
-    rank: NDArray[np.uint8]
-    limit: NDArray[np.uint64]
-
-    def outside(self, known: NDArray[np.uint64]) -> _Symbols:
-        """Those that do not start where one of `known`, which is sorted, does."""
-        if not len(known):
-            return self
-        new = known[np.minimum(np.searchsorted(known, self.start), len(known) - 1)] != self.start
-        return _Symbols(self.start[new], self.end[new], self.name[new], self.rank[new], self.limit[new])
-
-
 def read_elf(read: Read) -> Elf:
     """The headers of an ELF file. Raises ElfError, and whatever `read` raises."""
     ident = read(0, 64)
-    if ident[:4] != b"\x7fELF":
+    if ident[:4] != b"\x7fELF" or len(ident) < 6:
         raise NotElfError("it is not an ELF file")
+    if ident[4] not in (1, 2) or ident[5] not in (1, 2):
+        raise ElfError("its ELF header is damaged or cut short")
+    width, little_endian = 32 * ident[4], ident[5] == 1
     try:
-        file = ELFFile(BytesIO(ident))
+        header = struct_parse(_structs(width, little_endian).Elf_Ehdr, BytesIO(ident))
+        structs = _structs(width, little_endian, header["e_type"], header["e_machine"], header["e_ident"]["EI_OSABI"])
     except Exception as error:  # pyelftools promises nothing about what garbage makes it raise
         raise ElfError("its ELF header is damaged or cut short") from error
-    header, structs = file.header, file.structs
     at, size = header["e_shoff"], header["e_shentsize"]
     sections = header["e_shnum"] if at else 0
     if at and not sections:  # so many that the number is in the first section's size
@@ -253,9 +159,11 @@ def read_elf(read: Read) -> Elf:
                 h["sh_addr"],
                 h["sh_link"],
                 h["sh_entsize"],
+                h["sh_name"],
             )
             for h in _headers(read, structs.Elf_Shdr, at, sections, size)
         ),
+        header["e_shstrndx"],
     )
 
 
@@ -276,23 +184,19 @@ def _headers(read: Read, layout: Any, offset: int, count: int, size: int) -> lis
         raise ElfError("its headers are damaged") from error
 
 
-def _symbol_layout(structs: ELFStructs) -> np.dtype[np.void]:
-    order = "<" if structs.little_endian else ">"
-    fields = [field.split(":") for field in _SYM[structs.elfclass].split()]
-    return np.dtype([(name, order + code) for name, code in fields])
-
-
-def virtual_addresses(loads: Loads, offsets: Sequence[int]) -> NDArray[np.uint64]:
+def virtual_addresses(loads: Loads, offsets: Iterable[int]) -> list[int]:
     """The virtual address of each file offset by `Elf.loads`, 2**64 - 1 where none has it.
 
     Where two segments share a part of the file the executable one counts.
     """
-    found = np.full(len(offsets), 2**64 - 1, np.uint64)
-    for i, offset in enumerate(offsets):
+    found = []
+    for offset in offsets:
         for start, size, address in reversed(loads):
             if start <= offset < start + size:
-                found[i] = (offset - start + address) % 2**64
+                found.append((offset - start + address) % 2**64)
                 break
+        else:
+            found.append(2**64 - 1)
     return found
 
 
@@ -303,7 +207,7 @@ def build_id_of_notes(notes: bytes, structs: ELFStructs | None = None) -> str:
     32 KB the rest is left out.
     """
     notes = notes[:_MAX_NOTE_BYTES]
-    source = cast(ELFFile, _NoteSource(BytesIO(notes), structs or _native_structs()))
+    source = cast("ELFFile", _NoteSource(BytesIO(notes), structs or _native_structs()))
     try:
         for note in iter_notes(source, 0, len(notes)):
             if note["n_type"] == "NT_GNU_BUILD_ID" and note["n_name"] == "GNU":
@@ -326,9 +230,17 @@ class _NoteSource:
         return self.structs.elfclass
 
 
-@cache
 def _native_structs() -> ELFStructs:
-    structs = ELFStructs(little_endian=sys.byteorder == "little", elfclass=64)
+    return _structs(64, sys.byteorder == "little", "ET_DYN", "EM_NONE", "ELFOSABI_SYSV")
+
+
+@lru_cache(maxsize=64)
+def _structs(
+    width: int, little_endian: bool, kind: str | None = None, machine: str | None = None, abi: str | None = None
+) -> ELFStructs:
+    """The layouts of such files as ELFFile would make them, which takes longer than to read a file's headers."""
+    structs = ELFStructs(little_endian=little_endian, elfclass=width)
     structs.create_basic_structs()
-    structs.create_advanced_structs("ET_DYN", "EM_NONE", "ELFOSABI_SYSV")
+    if kind is not None:
+        structs.create_advanced_structs(kind, machine, abi)
     return structs

@@ -30,7 +30,7 @@ def demangle_cpp(symbol: str, *, return_type: bool = False) -> str | None:
     if not symbol.startswith("_Z"):
         return None
     mangled, dot, appended = symbol.partition(".")
-    clones = _CLONE.findall(dot + appended)
+    clones = _CLONE.findall(dot + appended) if dot else []
     if "".join(clones) != dot + appended:
         return None
     try:
@@ -59,6 +59,8 @@ class _Parser(Expressions):
 
     def special(self) -> Node | None:
         two = self.peek(2)
+        if two[:1] not in ("T", "G"):
+            return None
         if two in _SPECIAL:
             self.at += 2
             inner = self.name()[0] if two in ("GV", "TW", "TH") else self.type()
@@ -103,14 +105,14 @@ class _Parser(Expressions):
         name, quals, is_template, has_no_return = self.name()
         if self.forward:  # a conversion to a type that only the arguments after it tell
             name = self.made(self.filled(name.left), base=self.filled(name.base))
-        self.last_name = name.text()
+        self.last_name = function = name.text()
         if self.at >= len(self.s) or self.peek() in ("E", "."):
-            return self.made(name.text() + quals)
+            return self.made(function + quals)
         if self.took("Ua9enable_if"):
             raise FailedError
         result = self.type() if is_template and not has_no_return else None
         parameters = self.parameters()
-        text = f"{name.text()}({parameters}){quals}"
+        text = f"{function}({parameters}){quals}"
         if result is not None and self.return_type:
             space = "" if result.left.endswith(("(", "*", "&")) and result.right else " "
             return self.made(f"{result.left}{space}{text}{result.right}", base=name.base)
@@ -151,7 +153,9 @@ class _Parser(Expressions):
     def nested(self) -> tuple[Node, str, bool, bool]:
         self.need("N")
         quals = self.qualifiers()
-        quals += " &" if self.took("R") else " &&" if self.took("O") else ""
+        if (here := self.peek()) in ("R", "O"):
+            self.at += 1
+            quals += " &" if here == "R" else " &&"
         node: Node | None = None
         is_template = untold = False
         while not self.took("E"):
@@ -207,8 +211,11 @@ class _Parser(Expressions):
             self.at += 2
 
     def unqualified(self, scope: str) -> tuple[Node, bool]:
-        self.took("L")
-        here, two = self.peek(), self.peek(2)
+        here = self.peek()
+        if here == "L":
+            self.at += 1
+            here = self.peek()
+        two = self.peek(2)
         untold = False
         if here.isdigit():
             node = self.source_name()

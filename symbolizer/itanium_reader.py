@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 
 _MAX_DEPTH = 80
@@ -99,12 +98,13 @@ class Reader(ABC):
             raise FailedError
 
     def number(self) -> int:
-        start = self.at
-        while self.peek().isdigit():
-            self.at += 1
-        if self.at == start or self.at - start > 9:
+        start = end = self.at
+        while self.s[end : end + 1].isdigit():
+            end += 1
+        if end == start or end - start > 9:
             raise FailedError
-        return int(self.s[start : self.at])
+        self.at = end
+        return int(self.s[start:end])
 
     def sequence(self) -> int:
         """A base-36 number and "_": "_" is 0, "0_" is 1."""
@@ -128,7 +128,7 @@ class Reader(ABC):
         if len(name) < length or not length:
             raise FailedError
         self.at += length
-        if re.match(r"_GLOBAL_[._$]N", name):
+        if name.startswith(("_GLOBAL__N", "_GLOBAL_.N", "_GLOBAL_$N")):
             name = "(anonymous namespace)"
         return self.made(name, base=name)
 

@@ -16,6 +16,8 @@ _BUILTIN_D = {
     "d": "decimal64", "e": "decimal128", "f": "decimal32", "h": "half", "i": "char32_t", "s": "char16_t",
     "u": "char8_t", "a": "auto", "c": "decltype(auto)", "n": "decltype(nullptr)",
 }  # fmt: skip
+_QUALIFIERS = frozenset("rVK")
+_NAME_STARTS = frozenset("N0123456789")
 _STANDARD = {
     "t": "std", "a": "std::allocator", "b": "std::basic_string",
     "s": "std::string", "i": "std::istream", "o": "std::ostream", "d": "std::iostream",
@@ -134,7 +136,8 @@ class Types(Reader):
 
     def remember(self, node: Node, parameter: str = "") -> None:
         """Makes the node the next that a substitution can mean."""
-        self.parameters_of_subs.pop(len(self.subs), None)
+        if self.parameters_of_subs:
+            self.parameters_of_subs.pop(len(self.subs), None)
         if parameter:
             self.parameters_of_subs[len(self.subs)] = parameter
         self.subs.append(node)
@@ -142,6 +145,8 @@ class Types(Reader):
     # Types
 
     def qualifiers(self) -> str:
+        if self.peek() not in _QUALIFIERS:
+            return ""
         found = ""
         for letter, word in (("r", " __restrict"), ("V", " volatile"), ("K", " const")):
             if self.took(letter):
@@ -158,17 +163,19 @@ class Types(Reader):
     def _type(self) -> Node:
         here, two = self.peek(), self.peek(2)
         parameter = ""  # which template parameter this is, if just one
-        if here in _BUILTIN and here:
+        if here in _BUILTIN:
             self.at += 1
             return self.made(_BUILTIN[here])
         if here == "D" and two[1:] in _BUILTIN_D and len(two) == 2:
             self.at += 2
             node = self.made(_BUILTIN_D[two[1]])
             return node
-        if here == "u":
+        if here in _NAME_STARTS:
+            node = self.named_type()
+        elif here == "u":
             self.at += 1
             node = self.source_name()
-        elif here and here in "rVK":
+        elif here in _QUALIFIERS:
             quals = self.qualifiers()
             inner = self.type()
             node = self.qualified(inner, quals)
@@ -221,10 +228,14 @@ class Types(Reader):
         else:
             if two in ("Ts", "Tu", "Te"):
                 self.at += 2
-            before = self.args
-            node = self.name()[0]
-            self.args = before
+            node = self.named_type()
         self.remember(node, parameter)
+        return node
+
+    def named_type(self) -> Node:
+        before = self.args
+        node = self.name()[0]
+        self.args = before
         return node
 
     def templated_type(self, node: Node) -> Node:

@@ -6,8 +6,6 @@ import errno
 import time
 from collections.abc import Iterable, Sequence
 
-import numpy as np
-
 from symbolizer.demangle import function_names
 from symbolizer.kallsyms import HiddenError, KernelSymbols, read_kallsyms
 from symbolizer.types import Binary, Frame, Kind, Location, Reason
@@ -72,7 +70,7 @@ class Kernel:
         ordered = sorted(addresses)
         if self._symbols is None:
             return dict.fromkeys(ordered)
-        found = self._symbols.table.find(np.array(ordered, np.uint64))
+        found = self._symbols.table.find(ordered)
         return {address: i if i >= 0 else None for address, i in zip(ordered, found, strict=True)}
 
     def _read(self) -> None:

@@ -22,6 +22,7 @@ import numpy as np
 
 from symbolizer.demangle import function_names
 from symbolizer.elf import Elf, ElfError, Loads, read_elf, virtual_addresses
+from symbolizer.elf_symbols import read_symbols
 from symbolizer.files import read_at
 from symbolizer.jit import Jit
 from symbolizer.kernel import Kernel
@@ -218,7 +219,9 @@ class Symbolizer:
                 self._reload(code, process, mapping)
             except UnknownError as error:  # to be tried again, so not remembered
                 return code.locations | {o: Location(o, code.binary, (error.frame,)) for o in offsets}
-        nameless = (code.unknown or unknown(Reason.OUTSIDE_SYMBOLS, file_name(mapping.path)),)
+        only_stubs = code.table is not None and code.table.only_stubs
+        reason = Reason.NO_SYMBOLS if only_stubs else Reason.OUTSIDE_SYMBOLS
+        nameless = (code.unknown or unknown(reason, file_name(mapping.path)),)
         found = [-1] * len(offsets)
         if code.table is not None:
             found = code.table.find(virtual_addresses(code.loads, offsets))
@@ -246,7 +249,7 @@ class Symbolizer:
     def _load(self, code: _Code, elf: Elf) -> None:
         """Reads the symbol table of a binary. A damaged one makes the binary unknown."""
         try:
-            table = elf.symbols()
+            table = read_symbols(elf)
         except ElfError as error:
             code.unknown = damaged(error, file_name(code.binary.path))
             return

@@ -3,25 +3,48 @@
 from __future__ import annotations
 
 import zlib
+from bisect import bisect_right
 from collections.abc import Iterable
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 _BLOCK = 1 << 13
+_MOST_LOOSE = 8 << 20
 _MAX_NAME_BYTES = 1 << 17
 _MAX_STEPS_BACK = 256
 _MAX_ALIASES = 64
 
+RANK_STUB, RANK_PLT = 64, 65
+"""Ranks of a stub named by what it leads to, shown as "name@plt", and of other code of a procedure linkage table."""
+
 
 class PackedStrings:
-    """A string table of NUL- or newline-ended names, held compressed in blocks of 8 KB."""
+    """A string table of NUL- or newline-ended names. Beyond 8 MB it is held compressed, in blocks of 8 KB.
+
+    Packing takes longer than all else that reading a symbol table does, and unpacking a block about as long as
+    demangling the name in it: so only those tables are packed whose size matters.
+    """
 
     def __init__(self, chunks: Iterable[bytes], terminator: bytes = b"\0") -> None:
         """`chunks` are the table's bytes in order, in pieces of any size."""
         self._terminator = terminator
         self._blocks: list[bytes] = []
         self._open: tuple[int, bytes] = (-1, b"")
+        loose: list[bytes] = []
+        size = 0
+        left = iter(chunks)
+        for chunk in left:
+            loose.append(chunk)
+            size += len(chunk)
+            if size > _MOST_LOOSE:
+                self._pack(chain(loose, left))
+                loose = []
+        self._loose = b"".join(loose)
+        self.nbytes = len(self._loose) + sum(map(len, self._blocks))
+
+    def _pack(self, chunks: Iterable[bytes]) -> None:
         rest = b""
         for chunk in chunks:
             rest += chunk
@@ -31,10 +54,13 @@ class PackedStrings:
             rest = rest[whole:]
         if rest:
             self._blocks.append(zlib.compress(rest, 1))
-        self.nbytes = sum(map(len, self._blocks))
 
     def at(self, offset: int) -> bytes:
         """The name that starts at `offset`, at most 128 KB of it; b"" where the table has ended."""
+        if not self._blocks:
+            most = offset + _MAX_NAME_BYTES
+            end = self._loose.find(self._terminator, offset, most)
+            return self._loose[offset : end if end >= 0 else most]
         found = b""
         block, offset = divmod(offset, _BLOCK)
         while block < len(self._blocks) and len(found) < _MAX_NAME_BYTES:
@@ -72,41 +98,44 @@ class SymbolTable:
         strings: PackedStrings,
     ) -> None:
         self.start, self.end, self.name, self.rank, self.strings = start, end, name, rank, strings
-        self._furthest = np.maximum.accumulate(end)
+        self.only_stubs = bool(len(rank)) and int(rank.min()) >= RANK_STUB
+        furthest = np.maximum.accumulate(end)
+        self._furthest = end if np.array_equal(furthest, end) else furthest  # mostly nothing lies in another
+        # Some tens of addresses are asked for at a time: a search through these takes less than numpy's calls do.
+        self._starts, self._ends, self._reach = start.data, end.data, self._furthest.data
 
     def __len__(self) -> int:
         return len(self.start)
 
     @property
     def nbytes(self) -> int:
-        arrays = (self.start, self.end, self.name, self.rank, self._furthest)
-        return sum(array.nbytes for array in arrays) + self.strings.nbytes
+        furthest = self._furthest.nbytes if self._furthest is not self.end else 0
+        arrays = (self.start, self.end, self.name, self.rank)
+        return sum(array.nbytes for array in arrays) + furthest + self.strings.nbytes
 
-    def find(self, addresses: NDArray[np.uint64]) -> list[int]:
+    def find(self, addresses: Iterable[int]) -> list[int]:
         """For each address the number of the innermost symbol it lies in, or -1.
 
         Of several symbols with the same range it is always the last one: see `best_name`.
         """
-        if not len(self):
-            return [-1] * len(addresses)
-        last = np.searchsorted(self.start, addresses, "right").astype(np.int64) - 1
-        inside = (last >= 0) & (addresses < self.end[last])
-        found = np.where(inside, last, -1)
-        for i in np.flatnonzero(~inside & (last >= 0) & (addresses < self._furthest[last])).tolist():
-            found[i] = self._enclosing(int(last[i]), int(addresses[i]))
-        numbers: list[int] = found.tolist()
-        return numbers
+        found = []
+        for address in addresses:
+            last = bisect_right(self._starts, address) - 1
+            if last >= 0 and address >= self._ends[last]:
+                last = self._enclosing(last, address)
+            found.append(last)
+        return found
 
     def _enclosing(self, i: int, address: int) -> int:
-        for j in range(i - 1, max(i - _MAX_STEPS_BACK, -1), -1):
-            if address < self.end[j]:
+        for j in range(i, max(i - _MAX_STEPS_BACK, 0) - 1, -1):
+            if address < self._ends[j]:
                 return j
-            if address >= self._furthest[j]:
+            if address >= self._reach[j]:
                 break
         return -1
 
     def best_name(self, i: int) -> bytes:
-        """The name of symbol `i`, chosen among all with its range.
+        """The name of symbol `i`, chosen among all with its range; that of a stub ends in "@plt".
 
         The lowest rank wins, then the fewest leading underscores (`write`, not `__write`), then the
         shortest, then the first by the alphabet: so the choice never changes.
@@ -114,14 +143,15 @@ class SymbolTable:
         first = i
         while first and i - first < _MAX_ALIASES and self._same_range(first - 1, i):
             first -= 1
-        if first == i:
-            return self.strings.at(int(self.name[i]))
         best = int(self.rank[first : i + 1].min())
+        if best == RANK_PLT:
+            return b".plt"
         names = [self.strings.at(int(self.name[j])) for j in range(first, i + 1) if int(self.rank[j]) == best]
-        return min(names, key=lambda name: (len(name) - len(name.lstrip(b"_")), len(name), name))
+        name = min(names, key=lambda name: (len(name) - len(name.lstrip(b"_")), len(name), name))
+        return name + b"@plt" if best == RANK_STUB else name
 
     def _same_range(self, i: int, j: int) -> bool:
-        return bool(self.start[i] == self.start[j] and self.end[i] == self.end[j])
+        return self._starts[i] == self._starts[j] and self._ends[i] == self._ends[j]
 
 
 def symbol_table(

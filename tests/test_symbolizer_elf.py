@@ -17,7 +17,9 @@ from elftools.elf.structs import ELFStructs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from symbolizer import symbols
 from symbolizer.elf import Elf, ElfError, build_id_of_notes, read_elf, virtual_addresses
+from symbolizer.elf_symbols import read_symbols
 
 SOURCE = """
 int counter;
@@ -82,8 +84,8 @@ def _check_against_nm(path: Path | str, *options: str, seed: int = 7) -> int:
     in_text = [s for s in symbols if any(x.address <= s[0] < x.address + x.size for x in sections)]
     chosen = random.Random(seed)
     picked = [(s[0] + chosen.randrange(s[1]), s) for s in chosen.choices(in_text, k=2000)]
-    table = elf.symbols()
-    found = table.find(np.array([address for address, _ in picked], np.uint64))
+    table = read_symbols(elf)
+    found = table.find([address for address, _ in picked])
     for (address, symbol), i in zip(picked, found, strict=True):
         assert i >= 0, symbol
         name = table.best_name(i).decode().split("@")[0]
@@ -107,7 +109,7 @@ def test_file_offsets_lead_to_the_addresses_that_readelf_tells(kind: str, build:
     assert executable
     for offset, address, size in executable:
         for step in (0, size // 2, size - 1):
-            assert virtual_addresses(elf.loads, [offset + step]).tolist() == [address + step]
+            assert virtual_addresses(elf.loads, [offset + step]) == [address + step]
 
 
 @pytest.mark.parametrize("path", ["/lib/x86_64-linux-gnu/libc.so.6", "/usr/bin/python3"])
@@ -150,7 +152,7 @@ def test_content_id_reads_little_of_a_large_file() -> None:
 
 def test_aliases_resolve_to_the_strongest_then_plainest_name(build: Callable[..., Path]) -> None:
     elf = read_elf(reader(build("exec", *LINKS["exec"]).read_bytes()))
-    table = elf.symbols()
+    table = read_symbols(elf)
     start = next(s for s, _, name in _nm(build("exec", *LINKS["exec"])) if name == "outer")
     i = table.find(np.array([start], np.uint64))[0]
     assert table.best_name(i) == b"outer"
@@ -160,14 +162,16 @@ def test_assembler_symbols_without_size_reach_to_the_next(build: Callable[..., P
     path = build("exec", *LINKS["exec"])
     out = subprocess.run(["nm", path], capture_output=True, text=True, check=True).stdout
     start = int(next(line.split()[0] for line in out.splitlines() if line.endswith(" bare")), 16)
-    table = read_elf(reader(path.read_bytes())).symbols()
+    table = read_symbols(read_elf(reader(path.read_bytes())))
     found = table.find(np.array([start, start + 4, start + 5], np.uint64))
     assert [table.best_name(i) for i in found] == [b"bare", b"bare", b"bare_end"]
 
 
 def test_a_stripped_static_file_has_no_symbols_and_no_error(build: Callable[..., Path]) -> None:
     path = build("bare-static", *LINKS["static"], "-s")
-    assert len(read_elf(reader(path.read_bytes())).symbols()) == 0
+    table = read_symbols(read_elf(reader(path.read_bytes())))
+    assert table.only_stubs
+    assert {table.best_name(i) for i in range(len(table))} == {b".plt"}
 
 
 def _everything(data: bytes) -> None:
@@ -175,7 +179,7 @@ def _everything(data: bytes) -> None:
         elf = read_elf(reader(data))
         elf.build_id()
         virtual_addresses(elf.loads, [0, 4096, 2**64 - 1])
-        table = elf.symbols()
+        table = read_symbols(elf)
         table.find(np.array([0, 4096, 2**64 - 1], np.uint64))
         for i in range(min(len(table), 5)):
             table.best_name(i)
@@ -222,7 +226,7 @@ def test_a_file_that_claims_gigabytes_of_symbols_is_refused_before_they_are_read
         if section.kind == "SHT_SYMTAB":
             image[shoff + 64 * i + 32 : shoff + 64 * i + 40] = (24 << 40).to_bytes(8, "little")
     with pytest.raises(ElfError, match="more than"):
-        read_elf(reader(bytes(image))).symbols()
+        read_symbols(read_elf(reader(bytes(image))))
 
 
 @pytest.mark.parametrize(("at", "what"), [(56, "segments"), (60, "sections")])
@@ -270,6 +274,30 @@ def test_thirty_two_bit_files_are_read_too(tmp_path: Path) -> None:
     if made.returncode or linked.returncode:
         pytest.skip("binutils without i386")
     elf = read_elf(reader((tmp_path / "a").read_bytes()))
-    table = elf.symbols()
+    table = read_symbols(elf)
     entry = next(section.address for section in elf.sections if section.executable)
     assert table.best_name(table.find(np.array([entry + 1], np.uint64))[0]) == b"small"
+
+
+long_names = st.sampled_from([b"x" * 9000, b"y" * 200_000])
+
+
+@given(st.lists(st.binary(max_size=40) | long_names, max_size=12), st.integers(1, 999))
+@settings(deadline=None)
+def test_names_are_the_same_packed_and_loose(names: list[bytes], piece: int) -> None:
+    text = b"".join(name.replace(b"\0", b"") + b"\0" for name in names)
+    chunks = [text[at : at + piece] for at in range(0, len(text), piece)]
+    with pytest.MonkeyPatch.context() as patch:
+        loose = symbols.PackedStrings(chunks)
+        patch.setattr(symbols, "_MOST_LOOSE", 0)
+        packed = symbols.PackedStrings(chunks)
+    for at in [*range(0, len(text) + 2, 1009), *(i for i in range(min(len(text), 200)))]:
+        whole = text[at:].partition(b"\0")[0]
+        for strings in (loose, packed):
+            found = strings.at(at)
+            assert found == whole if len(whole) < 1 << 17 else whole.startswith(found) and len(found) >= 1 << 17
+
+
+def test_long_tables_of_names_take_less_memory_than_their_text() -> None:
+    text = b"".join(b"_ZN4llvm%dfunctionEv\0" % i for i in range(400_000))
+    assert symbols.PackedStrings([text]).nbytes < len(text) / 2
