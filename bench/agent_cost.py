@@ -48,12 +48,13 @@ class Sink(BaseHTTPRequestHandler):
 
 
 def run_counted(command: list[str]) -> float:
-    """CPU seconds of a command and all that it waited for."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{' '.join(command)} failed: {os.waitstatus_to_exitcode(status)}")
-    return usage.ru_utime + usage.ru_stime
+    """CPU seconds of a command and all that it waited for; perf aborts now and then, and is then tried again."""
+    for _ in range(3):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        if not status:
+            return usage.ru_utime + usage.ru_stime
+    raise SystemExit(f"{' '.join(command)} failed: {os.waitstatus_to_exitcode(status)}")
 
 
 def cpu_seconds(pid: int) -> float:

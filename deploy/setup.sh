@@ -24,6 +24,9 @@ node nodejs
 npm npm
 perf linux-perf
 perl perl
+/usr/lib/python3/dist-packages/bcc/__init__.py python3-bpfcc
+/usr/sbin/profile-bpfcc bpfcc-tools
+/usr/share/doc/linux-headers-$(dpkg --print-architecture) linux-headers-$(dpkg --print-architecture)
 setpriv util-linux
 pgrep procps"
 

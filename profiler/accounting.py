@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from profiler.model import Accounting, Cost
+from profiler.model import Accounting, Cost, Unwinding
 
-_NO_COST = Cost()
+_NO_COST, _NO_UNWINDING = Cost(), Unwinding()
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,7 @@ def account(
     frames_named: int = 0,
     frames_unknown: Mapping[str, int] | None = None,
     cost: Cost = _NO_COST,
+    unwinding: Unwinding = _NO_UNWINDING,
 ) -> Accounting:
     """The account of a window of which samples for `drained` ticks came out of the kernel.
 
@@ -57,12 +58,16 @@ def account(
         frames_named=frames_named,
         frames_unknown=frames_unknown or {},
         cost=cost,
+        unwinding=unwinding,
     )
 
 
 def account_lines(accounting: Accounting) -> tuple[str, ...]:
     """The account as lines of text: ticks, frames, and cost where it is known."""
     lines = [_ticks_line(accounting), _frames_line(accounting)]
+    stacks = _stacks_line(accounting.unwinding)
+    if stacks:
+        lines.append(stacks)
     if accounting.cost.bpf_runs:
         lines.append(_cost_line(accounting.cost))
     return tuple(lines)
@@ -82,6 +87,27 @@ def _frames_line(accounting: Accounting) -> str:
     frames = accounting.frames_named + sum(accounting.frames_unknown.values())
     share = accounting.frames_named / frames if frames else 1.0
     return f"frames: {frames:,}, {share:.1%} named{_by_reason(accounting.frames_unknown, '; without a name: {}')}"
+
+
+def _stacks_line(unwinding: Unwinding) -> str:
+    """How many user stacks are whole; "" where none was looked into."""
+    cut = sum(unwinding.cut.values())
+    if not unwinding.whole and not cut:
+        return ""
+    share = unwinding.whole / (unwinding.whole + cut)
+    return f"user stacks: {share:.1%} whole{_by_reason(unwinding.cut, '; cut short: {}')}"
+
+
+def unwinding_lines(unwinding: Unwinding, most: int = 5) -> list[str]:
+    """The binaries in which most stacks ended before their root, each with why and how often."""
+    ended = {path: sum(passage.ended.values()) for path, passage in unwinding.binaries.items()}
+    worst = sorted((path for path in ended if ended[path]), key=lambda path: -ended[path])
+    return [
+        f"  {path}: {_by_reason(unwinding.binaries[path].ended, '{}')}"
+        f" ({unwinding.binaries[path].by_table:,} frames by table, "
+        f"{unwinding.binaries[path].by_frame_pointer:,} by frame pointer)"
+        for path in worst[:most]
+    ]
 
 
 def _cost_line(cost: Cost) -> str:

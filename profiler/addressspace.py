@@ -20,10 +20,10 @@ _FILE_FROM = 32
 _MOST_WAITING = 256
 _MOST_FILES = 20_000
 
-_File = tuple[str, str, int, int]  # path, build id, device, inode
-_Range = tuple[int, int, int, _File]  # start, end, offset, file
+File = tuple[str, str, int, int]  # path, build id, device, inode
+Range = tuple[int, int, int, File]  # start, end, offset in the file, file
 
-_files: dict[tuple[bool, bytes], _File] = {}
+_files: dict[tuple[bool, bytes], File] = {}
 
 
 class AddressSpace:
@@ -33,7 +33,7 @@ class AddressSpace:
 
     def __init__(self, mappings: Iterable[Mapping] = ()) -> None:
         """`mappings` are in the order of their addresses and do not overlap."""
-        self._ranges: list[_Range] = [
+        self._ranges: list[Range] = [
             (m.start, m.end, m.offset, (m.path, m.build_id, m.device, m.inode)) for m in mappings
         ]
         self._waiting: list[tuple[int, bytes]] = []
@@ -52,6 +52,11 @@ class AddressSpace:
 
     def __len__(self) -> int:
         return len(self._ranges) + len(self._waiting)
+
+    def ranges(self) -> Sequence[Range]:
+        """All mappings in force, by address; not to be changed."""
+        self._put_in_order()
+        return self._ranges
 
     def mappings(self) -> list[Mapping]:
         """All mappings in force, by address."""
@@ -85,7 +90,7 @@ class AddressSpace:
         self._ranges, self._waiting = ranges, []
 
 
-def _range(misc: int, body: bytes) -> _Range:
+def _range(misc: int, body: bytes) -> Range:
     start, length, offset = _PLACE.unpack_from(body, 8)
     by_build_id = bool(misc & MISC_MMAP_BUILD_ID)
     # Processes map the same files over and over: what a record says of its file is read once.
@@ -98,7 +103,7 @@ def _range(misc: int, body: bytes) -> _Range:
     return start, start + length, offset, file
 
 
-def _file(by_build_id: bool, body: bytes) -> _File:
+def _file(by_build_id: bool, body: bytes) -> File:
     path = os.fsdecode(body[64:].split(b"\0", 1)[0])
     if by_build_id:
         return path, body[36 : 36 + min(body[32], 20)].hex(), 0, 0
@@ -106,18 +111,18 @@ def _file(by_build_id: bool, body: bytes) -> _File:
     return path, "", os.makedev(major, minor), inode
 
 
-def _mapping(found: _Range) -> Mapping:
+def _mapping(found: Range) -> Mapping:
     start, end, offset, (path, build_id, device, inode) = found
     return Mapping(start, end, offset, path, build_id, device, inode)
 
 
-def _map_over(ranges: list[_Range], new: _Range) -> None:
+def _map_over(ranges: list[Range], new: Range) -> None:
     """Puts a range among others that do not overlap, cutting away what it covers, as mmap(MAP_FIXED) does."""
     start, end = new[0], new[1]
     first = bisect_right(ranges, start, key=_end)
     last = first
-    before: list[_Range] = []
-    after: list[_Range] = []
+    before: list[Range] = []
+    after: list[Range] = []
     while last < len(ranges) and ranges[last][0] < end:
         old_start, old_end, offset, file = ranges[last]
         if old_start < start:
@@ -128,5 +133,5 @@ def _map_over(ranges: list[_Range], new: _Range) -> None:
     ranges[first:last] = [*before, new, *after]
 
 
-def _end(found: _Range) -> int:
+def _end(found: Range) -> int:
     return found[1]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 
-from profiler.collector import Collector
+from profiler.collector import Collector, Sampling
 from profiler.model import Profile, Window
 from profiler.push import Pusher, Target
 
@@ -24,7 +24,7 @@ _FLUSH_SECONDS = 5.0
 @dataclass(frozen=True, slots=True)
 class AgentOptions:
     target: Target
-    hz: int = 99
+    sampling: Sampling = Sampling()
     host: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
 
@@ -36,15 +36,19 @@ def run_agent(options: AgentOptions, say: Callable[[str], None], stop: threading
     """
     stop = stop or stop_on_signals()
     host = options.host or socket.gethostname()
-    collector = Collector(options.hz, window_seconds=WINDOW_SECONDS, host=host, labels=options.labels)
+    collector = Collector(options.sampling, window_seconds=WINDOW_SECONDS, host=host, labels=options.labels)
+    rate = options.sampling.hz
     pusher = Pusher(options.target, agent_id(host), say)
     try:
         while not stop.is_set():
             _attend_until(collector, _next_grid_ns(time.time_ns()), stop)
             profile = on_grid(collector.collect())
-            losses = collector.processes.losses()
+            losses = collector.losses()
             if losses:
                 say(losses)
+            if profile.hz != rate:
+                say(f"Sampling {profile.hz} times a second and CPU from now on, which is what --max-overhead allows.")
+                rate = profile.hz
             if profile.accounting.ticks or not stop.is_set():
                 pusher.put(profile)
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -10,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from profiler import events
+from profiler.bcc import BccSampler, find_headers
 from profiler.libbpf import BpfError
 from profiler.records import RecordStream
-from profiler.sampler import Sampler, kernel_version
+from profiler.sampler import BTF, Sampler, kernel_version
 
 _CAPABILITIES = {
     "CAP_PERFMON": (38, "perf events of the whole system, and reading stacks"),
@@ -21,6 +23,10 @@ _CAPABILITIES = {
     "CAP_SYSLOG": (34, "the addresses of kernel symbols"),
 }
 _CAP_SYS_ADMIN = 21
+_WALKS = {
+    "on_tick": "by unwind tables, in one loop (bpf_loop)",
+    "on_tick_bounded": "by unwind tables, in bounded steps and at most 264 frames (this kernel has no bpf_loop)",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +45,8 @@ def requirements() -> Iterator[Requirement]:
     yield _btf()
     yield from _capabilities()
     yield _lockdown()
-    yield _tried("sampler", "BPF program loaded, perf event on each CPU", _try_sampler)
+    yield _sampler()
+    yield _bcc()
     yield _tried("process records", "MMAP2, COMM, FORK and EXIT records of each CPU", _try_records)
     yield _rate()
     yield _kernel_symbols()
@@ -66,9 +73,9 @@ def _kernel() -> Requirement:
 
 
 def _btf() -> Requirement:
-    met = os.path.exists("/sys/kernel/btf/vmlinux")
-    advice = "" if met else "Use a kernel built with CONFIG_DEBUG_INFO_BTF=y."
-    return Requirement("BTF", met, "/sys/kernel/btf/vmlinux" + ("" if met else " is missing"), advice)
+    met = os.path.exists(BTF)
+    advice = "" if met else "Use a kernel built with CONFIG_DEBUG_INFO_BTF=y; without it the bcc backend is used."
+    return Requirement("BTF", met or None, "/sys/kernel/btf/vmlinux" + ("" if met else " is missing"), advice)
 
 
 def _capabilities() -> Iterator[Requirement]:
@@ -97,8 +104,24 @@ def _tried(name: str, found: str, attempt: Callable[[], None]) -> Requirement:
     return Requirement(name, True, found)
 
 
-def _try_sampler() -> None:
-    Sampler(99).close()
+def _sampler() -> Requirement:
+    try:
+        with contextlib.closing(Sampler(99, unwind_bytes=1 << 20)) as sampler:
+            walk = _WALKS[sampler.tick_program]
+    except (BpfError, events.EventError, OSError) as error:
+        return Requirement("sampler", False, "does not start", str(error))
+    return Requirement("sampler", True, f"BPF program loaded, perf event on each CPU; user stacks {walk}")
+
+
+def _bcc() -> Requirement:
+    """The backend that is for kernels without BTF: tried where it would be needed, else looked for."""
+    if not os.path.exists(BTF):
+        return _tried("bcc backend", "compiled and loaded; user stacks by frame pointers alone", BccSampler(99).close)
+    try:
+        headers = find_headers()
+    except BpfError as error:
+        return Requirement("bcc backend", None, "not needed here", str(error))
+    return Requirement("bcc backend", True, f"not needed here; headers in {headers.archive or headers.folders[0]}")
 
 
 def _try_records() -> None:

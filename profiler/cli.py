@@ -20,6 +20,7 @@ from profiler import check, events
 from profiler.accounting import account_lines
 from profiler.agent import AgentOptions, run_agent, stop_on_signals
 from profiler.cgroups import cgroup_id
+from profiler.collector import BACKENDS, Sampling
 from profiler.command import CommandError
 from profiler.formats.by_extension import WRITERS, Writer, writer_for
 from profiler.formats.folded import read_folded
@@ -39,6 +40,7 @@ DEFAULT_LISTEN = "127.0.0.1:4099"
 DEFAULT_DATA = "/var/lib/pilotlight"
 FAILED, WRONG_USAGE = 1, 2
 _MANY_FILES = 1 << 16
+_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 class UsageError(Exception):
@@ -154,9 +156,26 @@ def _command(
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-F", "--hz", type=_hz, default=99, metavar="HZ", help="samples a second and CPU (%(default)s)")
+    parser.add_argument(
+        "--unwind-memory",
+        type=_bytes,
+        default=Sampling().unwind_bytes,
+        metavar="SIZE",
+        help="for unwind tables; 0: stacks by frame pointers alone (64M)",
+    )
+    parser.add_argument(
+        "--backend", choices=BACKENDS, default=BACKENDS[0], help="how BPF is loaded (%(default)s: libbpf where it can)"
+    )
 
 
 def _add_agent(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-overhead",
+        type=_share,
+        default=0.01,
+        metavar="SHARE",
+        help="of one CPU; the rate is lowered while profiling costs more; 0: never (1%%)",
+    )
     parser.add_argument("--host", default="", metavar="NAME", help="this host's name (its hostname)")
     parser.add_argument(
         "--label", type=_label, action="append", default=[], metavar="KEY=VALUE", help="a label on every window"
@@ -177,6 +196,29 @@ def _hz(text: str) -> int:
         return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of samples a second") from None
+
+
+def _bytes(text: str) -> int:
+    """A size such as 64M, 1G or 500000."""
+    number, unit = (text[:-1], text[-1].upper()) if text[-1:].upper() in _UNITS else (text, "")
+    if not number.isdecimal() or int(number) * _UNITS.get(unit, 1) > 1 << 40:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 64M")
+    return int(number) * _UNITS.get(unit, 1)
+
+
+def _share(text: str) -> float:
+    """A share such as 1% or 0.01."""
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share of one CPU such as 1%")
+    return share
+
+
+def _sampling(options: argparse.Namespace) -> Sampling:
+    return Sampling(options.hz, options.backend, options.unwind_memory, getattr(options, "max_overhead", 0.0))
 
 
 def _address(text: str) -> tuple[str, int]:
@@ -252,7 +294,7 @@ def _run(options: argparse.Namespace) -> int:
     arguments += ["--user", options.user] if options.user else []
 
     def agent(url: str) -> AgentOptions:
-        return AgentOptions(parse_target(url, token), options.hz, options.host, dict(options.label))
+        return AgentOptions(parse_target(url, token), _sampling(options), options.host, dict(options.label))
 
     return run_both(arguments, agent, _say, stop)
 
@@ -260,7 +302,7 @@ def _run(options: argparse.Namespace) -> int:
 def _agent(options: argparse.Namespace) -> int:
     _prepare()
     target = parse_target(options.server, _token(options))
-    return run_agent(AgentOptions(target, options.hz, options.host, dict(options.label)), _say)
+    return run_agent(AgentOptions(target, _sampling(options), options.host, dict(options.label)), _say)
 
 
 def _server(options: argparse.Namespace) -> int:
@@ -323,7 +365,7 @@ def _record(options: argparse.Namespace) -> int:
     return run_record(
         RecordOptions(
             outputs=outputs,
-            hz=options.hz,
+            sampling=_sampling(options),
             seconds=options.seconds,
             command=tuple(options.command_line),
             pids=tuple(dict.fromkeys(options.pid)),

@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from profiler.accounting import account
 from profiler.cgroups import Cgroups
 from profiler.events import online_cpus
 from profiler.model import Cost, Profile
+from profiler.overhead import Pace, RateGovernor
 from profiler.processes import Processes
 from profiler.records import RecordStream
 from profiler.resolve import resolve
-from profiler.sampler import Filters, RawWindow, Sampler
+from profiler.sampler import BTF, Filters, RawWindow, Sampler, wait_for_programs_in_flight
+from profiler.unwind.unwinder import Unwinder
 from symbolizer.symbolizer import Symbolizer
 
 EVENT = "cpu-clock"
+AUTO, LIBBPF, BCC = BACKENDS = ("auto", "libbpf", "bcc")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to sample: how often a second on each CPU, by which backend, and with how much memory for unwind tables, in
+    bytes (0: user stacks by frame pointers alone). `max_overhead`, a share of one CPU, lowers the rate (0: never)."""
+
+    hz: int = 99
+    backend: str = AUTO
+    unwind_bytes: int = 64 << 20
+    max_overhead: float = 0.0
 
 
 class Collector:
@@ -30,74 +46,153 @@ class Collector:
 
     def __init__(
         self,
-        hz: int,
+        sampling: Sampling,
         *,
         window_seconds: float = 10,
         filters: Filters | None = None,
         host: str = "",
         labels: Mapping[str, str] | None = None,
     ) -> None:
-        self.hz = hz
+        filters = filters or Filters()
         self.host = host or socket.gethostname()
         self.labels = dict(labels or {})
         self.processes = Processes()
         self._symbolizer = Symbolizer()
         self._cgroups = Cgroups()
-        self._records = RecordStream()
+        self._governor = RateGovernor(sampling.hz, sampling.max_overhead)
+        self._pace = Pace()
+        sampler, unwind_bytes = _backend(sampling)
+        self._unwinder: Unwinder | None = None
+        self._records = RecordStream(prompt=bool(unwind_bytes))
         try:
             self.processes.scan()
-            self.sampler = Sampler(hz, window_seconds=window_seconds, filters=filters)
+            self.sampler = sampler(
+                sampling.hz, window_seconds=window_seconds, filters=filters, unwind_bytes=unwind_bytes
+            )
+            if unwind_bytes:
+                self._unwinder = self._make_unwinder(unwind_bytes, filters)
+                # What a command's process maps now it loses with its exec.
+                self._unwinder.feed(only_asked=filters.children)
         except BaseException:
             self._records.close()
             raise
         self._cpu_ns = time.process_time_ns()
 
     def attend(self, seconds: float) -> None:
-        """Waits for up to `seconds`, less when process records press, and takes in what happened."""
-        self._records.wait(seconds)
-        self.processes.apply(self._records.read())
+        """Takes in what happens for `seconds`: at once what the unwinder must know, as long as that is cheap."""
         online = online_cpus()
         self.sampler.follow_cpus(online)
         self._records.follow_cpus(online)
+        end = time.monotonic() + seconds
+        with _in_a_hurry():
+            while (left := end - time.monotonic()) > 0:
+                if self._records.wait(left, self._unwinder.fileno() if self._unwinder is not None else -1):
+                    pause = self._pace.pause(self._take_in())
+                    time.sleep(min(pause, max(end - time.monotonic(), 0)))
+            self._take_in()
 
     def collect(self) -> Profile:
         """Ends the window in hand and returns it with names."""
-        raw = self.sampler.drain()
+        raw = self.sampler.drain(self._governor.hz)
         self.processes.apply(self._records.read())
         resolved = resolve(raw, self.processes, self._symbolizer, self._cgroups)
         self.processes.end_window(raw.end_mono_ns)
+        if self._unwinder is not None:
+            self._unwinder.end_window(resolved.mappings)
+        cost = self._cost(raw)
+        self._governor.next_hz((cost.bpf_ns + cost.agent_cpu_ns) / 1e9, raw.window.seconds)
         return Profile(
             self.host,
             EVENT,
-            self.hz,
+            raw.hz,
             raw.window,
             resolved.samples,
             account(
                 raw.counted,
-                expected=round(raw.cpu_seconds * self.hz),
+                expected=round(raw.cpu_seconds * raw.hz),
                 drained=int(raw.counts.sum()),
                 without_stack=resolved.without_stack,
                 frames_named=resolved.frames_named,
                 frames_unknown=resolved.frames_unknown,
-                cost=self._cost(raw),
+                unwinding=resolved.unwinding,
+                cost=cost,
             ),
             self.labels,
         )
 
+    def losses(self) -> str:
+        """What was lost on the way since the last call, in sentences; "" where nothing was."""
+        said = [self.processes.losses(), self._unwinder.losses() if self._unwinder is not None else ""]
+        return " ".join(filter(None, said))
+
     def close(self) -> None:
+        if self._unwinder is not None:
+            self._unwinder.close()
         self.sampler.close()
         self._records.close()
 
+    def _take_in(self) -> float:
+        """Reads the process records there are and hands on what follows from them; returns the CPU seconds it took."""
+        began = time.thread_time()
+        self.processes.apply(self._records.read())
+        if self._unwinder is not None:
+            self._unwinder.feed()
+        return time.thread_time() - began
+
+    def _make_unwinder(self, unwind_bytes: int, filters: Filters) -> Unwinder:
+        return Unwinder(
+            self.sampler.map_fd,
+            self.processes,
+            wait_for_programs_in_flight,
+            budget=unwind_bytes,
+            cache=cache_folder(),
+            eager=filters.pids,
+        )
+
     def _cost(self, raw: RawWindow) -> Cost:
         now = time.process_time_ns()
+        tables = builder_rss = 0
+        if self._unwinder is not None:
+            now += self._unwinder.builder_cpu_ns()
+            tables, builder_rss = self._unwinder.table_bytes(), self._unwinder.builder_rss_bytes()
         spent, self._cpu_ns = now - self._cpu_ns, now
         return Cost(
             bpf_ns=raw.counted.run_ns,
             bpf_runs=raw.counted.ticks,
             agent_cpu_ns=spent,
-            rss_bytes=rss_bytes(),
-            locked_bytes=self.sampler.locked_bytes() + self._records.locked_bytes(),
+            rss_bytes=rss_bytes() + builder_rss,
+            locked_bytes=self.sampler.locked_bytes() + self._records.locked_bytes() + tables,
         )
+
+
+def _backend(sampling: Sampling) -> tuple[type[Sampler], int]:
+    """The sampler to use, and the memory for unwind tables that it can make use of."""
+    if sampling.backend == BCC or sampling.backend == AUTO and not os.path.exists(BTF):
+        from profiler.bcc import BccSampler
+
+        return BccSampler, 0
+    return Sampler, sampling.unwind_bytes if os.uname().machine == "x86_64" else 0
+
+
+@contextlib.contextmanager
+def _in_a_hurry() -> Iterator[None]:
+    """Runs the calling thread before all ordinary ones, where that is allowed (CAP_SYS_NICE; sched(7), SCHED_FIFO)."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+    except OSError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+def cache_folder() -> Path:
+    """Where what is worth keeping between runs is kept: of root for the whole host, else of the user."""
+    if os.geteuid() == 0:
+        return Path("/var/cache/pilotlight")
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pilotlight"
 
 
 def rss_bytes() -> int:

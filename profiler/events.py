@@ -15,7 +15,7 @@ from pathlib import Path
 _libc = c.CDLL(None, use_errno=True)
 _SYS_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
 _FLAG_FD_CLOEXEC = 8
-_IOC_ENABLE, _IOC_SET_BPF = 0x2400, 0x40042408
+_IOC_ENABLE, _IOC_SET_BPF, _IOC_PERIOD = 0x2400, 0x40042408, 0x40082404
 
 TYPE_SOFTWARE = 1
 COUNT_CPU_CLOCK, COUNT_DUMMY = 0, 9
@@ -70,6 +70,15 @@ def open_clock(cpu: int, hz: int, program_fd: int) -> int:
         os.close(fd)
         raise EventError(f"The sampler could not be attached to CPU {cpu} ({error.strerror}).") from error
     return fd
+
+
+def change_rate(fd: int, hz: int) -> None:
+    """Has an event of open_clock() tick `hz` times a second from now on.
+
+    The clock's events have a period in nanoseconds, also if they were opened with a frequency
+    (perf_swevent_init_hrtimer() in kernel/events/core.c).
+    """
+    fcntl.ioctl(fd, _IOC_PERIOD, struct.pack("=Q", 1_000_000_000 // hz))
 
 
 def open_records(cpu: int, wakeup_bytes: int, *, build_ids: bool) -> int:

@@ -15,6 +15,10 @@ class BpfError(Exception):
     """BPF could not do it; the message says in one sentence what is wrong and what to do."""
 
 
+class BpfRefused(BpfError):
+    """The kernel's verifier did not accept a program, or does not know something it uses."""
+
+
 _PRINTER = c.CFUNCTYPE(c.c_int, c.c_int, c.c_char_p, c.c_void_p)
 
 _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
@@ -29,11 +33,14 @@ _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "bpf_map__initial_value": (c.c_void_p, [c.c_void_p, c.POINTER(c.c_size_t)]),
     "bpf_map_update_elem": (c.c_int, [c.c_int, c.c_void_p, c.c_void_p, c.c_uint64]),
     "bpf_map_lookup_elem": (c.c_int, [c.c_int, c.c_void_p, c.c_void_p]),
+    "bpf_map_get_next_key": (c.c_int, [c.c_int, c.c_void_p, c.c_void_p]),
     "bpf_map_delete_elem": (c.c_int, [c.c_int, c.c_void_p]),
     "bpf_map_lookup_and_delete_batch": (
         c.c_int,
         [c.c_int, c.c_void_p, c.c_void_p, c.c_void_p, c.c_void_p, c.POINTER(c.c_uint32), c.c_void_p],
     ),
+    "bpf_map_update_batch": (c.c_int, [c.c_int, c.c_void_p, c.c_void_p, c.POINTER(c.c_uint32), c.c_void_p]),
+    "bpf_map_create": (c.c_int, [c.c_int, c.c_char_p, c.c_uint32, c.c_uint32, c.c_uint32, c.c_void_p]),
     "bpf_program__fd": (c.c_int, [c.c_void_p]),
     "bpf_program__set_autoload": (c.c_int, [c.c_void_p, c.c_bool]),
     "bpf_program__attach": (c.c_void_p, [c.c_void_p]),
@@ -108,7 +115,8 @@ class BpfObject:
         """Creates the maps and has the kernel verify the programs. Raises BpfError."""
         result = library().bpf_object__load(self._object)
         if result:
-            raise BpfError(_explain_load(-result))
+            refused = -result in (errno.EINVAL, errno.E2BIG, errno.EACCES, errno.ENOTSUP)
+            raise (BpfRefused if refused else BpfError)(_explain_load(-result))
 
     def map_fd(self, name: str) -> int:
         return int(library().bpf_map__fd(self._map(name)))

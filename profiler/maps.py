@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from profiler.libbpf import BpfError, library, possible_cpus
 
 _BATCH = 1024
+_MAP_TYPE_ARRAY = 2
+_ENOTSUPP = 524
 
 
 def drain(fd: int, key_type: np.dtype[Any], value_type: np.dtype[Any]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
@@ -56,6 +58,44 @@ def put(fd: int, key: int, value: int, *, key_size: int, value_size: int) -> Non
     """Sets one element whose key and value are plain integers of the given sizes in bytes."""
     key_bytes, value_bytes = key.to_bytes(key_size, "little"), value.to_bytes(value_size, "little")
     _check(library().bpf_map_update_elem(fd, key_bytes, value_bytes, 0), "written")
+
+
+def put_array(fd: int, first: int, values: NDArray[Any]) -> None:
+    """Sets the elements of an array map from position `first` on."""
+    if not len(values):
+        return
+    values = np.ascontiguousarray(values)
+    keys = np.arange(first, first + len(values), dtype="<u4")
+    put_many(fd, keys, values)
+
+
+def put_many(fd: int, keys: NDArray[Any], values: NDArray[Any]) -> None:
+    """Sets the elements with the given keys; one system call, and one wait, for maps of maps (kernel 5.6)."""
+    count = c.c_uint32(len(keys))
+    result = library().bpf_map_update_batch(fd, keys.ctypes.data, values.ctypes.data, c.byref(count), None)
+    if result and result != -_ENOTSUPP:
+        _check(result, "written")
+    for at in range(count.value if result else len(keys), len(keys)):  # before 5.13 maps of maps have no batches
+        key, value = np.ascontiguousarray(keys[at : at + 1]), np.ascontiguousarray(values[at : at + 1])
+        _check(library().bpf_map_update_elem(fd, key.ctypes.data, value.ctypes.data, 0), "written")
+
+
+def put_bytes(fd: int, key: bytes, value: bytes | bytearray | memoryview | NDArray[Any]) -> int:
+    """Sets one element; 0, or the errno where the kernel did not."""
+    data = np.frombuffer(value, np.uint8) if not isinstance(value, np.ndarray) else value
+    return -int(library().bpf_map_update_elem(fd, key, data.ctypes.data, 0))
+
+
+def take_out(fd: int, key: bytes) -> bool:
+    """Deletes one element; whether there was one."""
+    return not library().bpf_map_delete_elem(fd, key)
+
+
+def create_array(value_size: int, name: bytes) -> int:
+    """The fd of a new array map with one element. Raises BpfError."""
+    fd = int(library().bpf_map_create(_MAP_TYPE_ARRAY, name, 4, value_size, 1, None))
+    _check(min(fd, 0), "made")
+    return fd
 
 
 def stock(fd: int, key_size: int, value_size: int, elements: int) -> None:

@@ -17,7 +17,7 @@ def keep_small() -> None:
     What lives on from window to window makes no cycles; looking for some after every 700 objects would cost as
     much time as the rest.
     """
-    gc.set_threshold(100_000, 50, 50)
+    gc.set_threshold(100_000, 50, 1000)
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         libc.mallopt(_M_MMAP_THRESHOLD, _THRESHOLD)

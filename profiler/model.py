@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import lcm
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from symbolizer.types import Frame, Kind, Location
+
+MAX_HZ: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,74 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
+class Passage:
+    """How stacks passed through the code of one binary: frames whose caller was found by the binary's unwind table, and
+    by frame pointer, and stacks that ended there before their root, by reason; weighted with their sample's count."""
+
+    by_table: int = 0
+    by_frame_pointer: int = 0
+    ended: Mapping[str, int] = field(default_factory=dict)
+
+    def __add__(self, other: Passage) -> Passage:
+        return Passage(
+            self.by_table + other.by_table,
+            self.by_frame_pointer + other.by_frame_pointer,
+            _add_counts(self.ended, other.ended),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Unwinding:
+    """How far user stacks were walked, weighted with their sample's count.
+
+    `whole` reached their root; `cut`, by reason, did not; `unchecked` were walked by frame pointers alone, which do not
+    tell. `binaries` are by path, those that most frames passed through.
+    """
+
+    whole: int = 0
+    unchecked: int = 0
+    cut: Mapping[str, int] = field(default_factory=dict)
+    binaries: Mapping[str, Passage] = field(default_factory=dict)
+
+    def counts(self) -> dict[str, int]:
+        """The same as plain counts that add up across windows: of "whole", "unchecked", a reason of `cut`, and of
+        "table", "frame pointer" or a reason, then a tab and the path of a binary."""
+        found = {"whole": self.whole, "unchecked": self.unchecked, **self.cut}
+        for path, passage in self.binaries.items():
+            fates = {"table": passage.by_table, "frame pointer": passage.by_frame_pointer, **passage.ended}
+            found.update({f"{fate}\t{path}": count for fate, count in fates.items()})
+        return {key: count for key, count in found.items() if count}
+
+    @staticmethod
+    def from_counts(counts: Mapping[str, int]) -> Unwinding:
+        """What counts() was made from."""
+        whole, cut, binaries = {"whole": 0, "unchecked": 0}, dict[str, int](), dict[str, Passage]()
+        for key, count in counts.items():
+            fate, tab, path = key.partition("\t")
+            if not tab:
+                (whole if fate in whole else cut)[fate] = count
+                continue
+            by = {"table": Passage(count), "frame pointer": Passage(0, count)}.get(fate, Passage(0, 0, {fate: count}))
+            binaries[path] = binaries.get(path, Passage()) + by
+        return Unwinding(whole["whole"], whole["unchecked"], cut, binaries)
+
+    def __add__(self, other: Unwinding) -> Unwinding:
+        binaries = dict(self.binaries)
+        for path, passage in other.binaries.items():
+            binaries[path] = binaries[path] + passage if path in binaries else passage
+        return Unwinding(
+            self.whole + other.whole,
+            self.unchecked + other.unchecked,
+            _add_counts(self.cut, other.cut),
+            binaries,
+        )
+
+    def scaled(self, factor: int) -> Unwinding:
+        """Every count `factor` times."""
+        return self.from_counts(_scale_counts(self.counts(), factor))
+
+
+@dataclass(frozen=True, slots=True)
 class Accounting:
     """Where every tick went: ticks = idle + filtered + sampled + lost, exactly.
 
@@ -79,6 +151,7 @@ class Accounting:
     frames_named: int = 0
     frames_unknown: Mapping[str, int] = field(default_factory=dict)
     cost: Cost = Cost()
+    unwinding: Unwinding = Unwinding()
 
     @property
     def lost_total(self) -> int:
@@ -104,11 +177,33 @@ class Accounting:
             frames_named=self.frames_named + other.frames_named,
             frames_unknown=_add_counts(self.frames_unknown, other.frames_unknown),
             cost=self.cost + other.cost,
+            unwinding=self.unwinding + other.unwinding,
+        )
+
+    def scaled(self, factor: int) -> Accounting:
+        """What it would be at `factor` times the rate: every count that often. What it cost stays."""
+        if factor == 1:
+            return self
+        return Accounting(
+            expected=self.expected * factor,
+            ticks=self.ticks * factor,
+            idle=self.idle * factor,
+            filtered=self.filtered * factor,
+            sampled=self.sampled * factor,
+            lost=_scale_counts(self.lost, factor),
+            frames_named=self.frames_named * factor,
+            frames_unknown=_scale_counts(self.frames_unknown, factor),
+            cost=self.cost,
+            unwinding=self.unwinding.scaled(factor),
         )
 
 
 def _add_counts(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:
     return {key: a.get(key, 0) + b.get(key, 0) for key in sorted(a.keys() | b.keys())}
+
+
+def _scale_counts(counts: Mapping[str, int], factor: int) -> dict[str, int]:
+    return {key: count * factor for key, count in counts.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,25 +288,42 @@ def _frame_id(
     return found
 
 
-def merge(profiles: Sequence[Profile]) -> Profile:
-    """One profile of all that the given ones hold: of one host, event and rate, in the order of their windows.
+def common_rate(rates: Iterable[int]) -> int | None:
+    """The rate at which windows of all these rates can be counted together: their least common multiple.
 
-    Equal samples become one. Raises ValueError for no profiles, or for rates that differ.
+    A count at `hz` is common_rate / hz counts then. None where that rate is beyond MAX_HZ.
     """
-    if len({profile.hz for profile in profiles}) != 1:
-        raise ValueError("Only profiles of one sampling rate can be merged.")
+    distinct = set(rates)
+    rate = lcm(*distinct)
+    return rate if len(distinct) == 1 or rate <= MAX_HZ else None
+
+
+def merge(profiles: Sequence[Profile]) -> Profile:
+    """One profile of all that the given ones hold: of one host and event, in the order of their windows.
+
+    Equal samples become one. Where rates differ, its rate is the common one, and all counts are brought to that:
+    1/hz CPU-seconds a count stays true, to the sample. Raises ValueError for no profiles, or for rates without
+    a common one.
+    """
+    if not profiles:
+        raise ValueError("There are no profiles to merge.")
+    rates = sorted({profile.hz for profile in profiles})
+    hz = common_rate(rates)
+    if hz is None:
+        raise ValueError(f"Profiles taken at {' and '.join(map(str, rates))} Hz have no common rate to be merged at.")
     counts: dict[tuple[object, ...], int] = {}
     examples: dict[tuple[object, ...], Sample] = {}
     accounting = Accounting()
     for profile in profiles:
-        accounting += profile.accounting
+        factor = hz // profile.hz
+        accounting += profile.accounting.scaled(factor)
         for sample in profile.samples:
             # Locations by id(), as hashing them costs much more; the samples kept in `examples` keep them alive.
             stack = tuple(map(id, sample.stack))
             key = (stack, sample.pid, sample.process, sample.thread, sample.service, sample.container)
             examples.setdefault(key, sample)
-            counts[key] = counts.get(key, 0) + sample.count
+            counts[key] = counts.get(key, 0) + sample.count * factor
     first, last = profiles[0], profiles[-1]
     samples = tuple(replace(examples[key], count=count) for key, count in counts.items())
     window = Window(first.window.start_ns, last.window.end_ns)
-    return replace(first, window=window, samples=samples, accounting=accounting)
+    return replace(first, hz=hz, window=window, samples=samples, accounting=accounting)

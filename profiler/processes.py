@@ -10,7 +10,7 @@ import os
 import re
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from profiler import records
@@ -63,6 +63,7 @@ class Processes:
         self._processes: dict[int, _Process] = {}
         self._lost_at = 0
         self._mappings = 0
+        self._changed: set[int] = set()
         self.records_lost = 0
         self.rescans = 0
         self.mappings_dropped = 0
@@ -101,6 +102,25 @@ class Processes:
             space for space, ended in _with_ends(process.spaces) if space.since < end and (ended > start or not ended)
         ]
         return [Program(space.name, space.mapped) for space in ran or process.spaces[-1:]]
+
+    def take_changed(self) -> list[int]:
+        """The running processes whose mappings changed since the last call, other than by fork or exit."""
+        changed = [pid for pid in self._changed if pid in self._processes and not self._processes[pid].exited]
+        self._changed.clear()
+        return changed
+
+    def mark_changed(self, pids: Iterable[int]) -> None:
+        """Has take_changed() name these processes."""
+        self._changed.update(pids)
+
+    def look_up(self, pid: int) -> bool:
+        """Whether anything is known of a process; it is read from /proc where records are missing."""
+        return self._known(pid) is not None
+
+    def space(self, pid: int) -> AddressSpace | None:
+        """What is mapped in a process now, None where that is not known."""
+        process = self._processes.get(pid)
+        return process.spaces[-1].mapped if process is not None else None
 
     def relatives(self, pid: int) -> list[int]:
         """The process's parent, its parent and so on: who most likely sees the same files."""
@@ -149,6 +169,7 @@ class Processes:
             return
         before = len(space.mapped)
         space.mapped.add(misc, body)
+        self._changed.add(pid)
         self._mappings += len(space.mapped) - before
 
     def _on_fork(self, stamp: int, body: bytes) -> None:
@@ -212,6 +233,7 @@ class Processes:
         except OSError:
             return
         space = _Space(stamp, name, AddressSpace(mappings), scanned=stamp)
+        self._changed.add(pid)
         self._mappings += len(space.mapped)
         process = self._processes.get(pid)
         if process is None:

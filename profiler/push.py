@@ -13,11 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
-from google.protobuf.empty_pb2 import Empty  # type: ignore[import-untyped]
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[import-untyped]
-
-from profiler.formats.otlp import PushIdentity, write_otlp
+from profiler.formats.otlp_write import PushIdentity, write_otlp
 from profiler.model import Profile
 
 PATH = "/v1development/profiles"
@@ -237,6 +233,11 @@ def _plain(error: Exception) -> str:
 
 def _said(body: bytes) -> str:
     """What an answer says in its body: text, or the message of a google.rpc.Status, which is its field 2."""
+    # An agent that is never refused a window does without the library's memory.
+    from google.protobuf.empty_pb2 import Empty  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[import-untyped]
+
     try:
         fields = UnknownFieldSet(Empty.FromString(body))
         body = next((bytes(field.data) for field in fields if field.field_number == 2), body)

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from profiler.accounting import account_lines
+from profiler.accounting import account_lines, unwinding_lines
 from profiler.agent import stop_on_signals
-from profiler.collector import Collector
+from profiler.collector import Collector, Sampling
 from profiler.command import GatedCommand, missing
 from profiler.formats.json import write_json
 from profiler.model import Profile, merge
@@ -44,7 +44,7 @@ class RecordOptions:
     """`seconds` None: until interrupted, or as long as the command or the pids live."""
 
     outputs: tuple[Output, ...]
-    hz: int = 99
+    sampling: Sampling = Sampling()
     seconds: float | None = None
     command: tuple[str, ...] = ()
     pids: tuple[int, ...] = ()
@@ -67,7 +67,7 @@ def run_record(options: RecordOptions) -> int:
     if command and not options.whole_system:
         pids |= {command.pid}
     filters = Filters(pids, options.cgroups, children=command is not None)
-    collector = Collector(options.hz, window_seconds=_STEP_SECONDS, filters=filters)
+    collector = Collector(options.sampling, window_seconds=_STEP_SECONDS, filters=filters)
     try:
         if command:
             command.release()
@@ -77,7 +77,7 @@ def run_record(options: RecordOptions) -> int:
     if stop.is_set() and command:
         command.stop()
     written = all([_write(output, profile) for output in options.outputs])
-    print("\n".join(filter(None, [summary(profile), collector.processes.losses()])), file=sys.stderr)
+    print("\n".join(filter(None, [summary(profile), collector.losses()])), file=sys.stderr)
     if not written:
         return 1
     if command:
@@ -215,4 +215,8 @@ def summary(profile: Profile) -> str:
     """What was recorded and where every tick went, for people."""
     accounting = profile.accounting
     head = f"{accounting.sampled:,} samples in {profile.window.seconds:.1f} s at {profile.hz} Hz"
-    return "\n".join([head, *account_lines(accounting)])
+    lines = [head, *account_lines(accounting)]
+    worst = unwinding_lines(accounting.unwinding)
+    if worst:
+        lines += ["stacks ended before their root in:", *worst]
+    return "\n".join(lines)

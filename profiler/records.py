@@ -40,8 +40,10 @@ class Batch:
 class RecordStream:
     """Reads the rings of all CPUs. Raises EventError where the kernel refuses them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, prompt: bool = False) -> None:
+        """`prompt`: wait() is to return at the first record, not only when a ring is half full."""
         cpus = events.online_cpus()
+        self._prompt = prompt
         size = _ALL_RINGS // len(cpus)
         self._size = 1 << max(min(size, _LARGEST_RING), _SMALLEST_RING).bit_length() - 1
         self._rings: dict[int, tuple[int, mmap.mmap]] = {}
@@ -74,9 +76,16 @@ class RecordStream:
             self._rings[cpu] = fd, ring
             self._poll.register(fd, select.EPOLLIN)
 
-    def wait(self, seconds: float) -> None:
-        """Returns when a ring is half full, or after `seconds`."""
-        self._poll.poll(seconds)
+    def wait(self, seconds: float, beside: int = -1) -> bool:
+        """Whether there are records to read, enough of them unless prompt, before `seconds` are over; or whether the
+        descriptor `beside` can be read."""
+        if beside < 0:
+            return bool(self._poll.poll(seconds))
+        self._poll.register(beside, select.EPOLLIN)
+        try:
+            return bool(self._poll.poll(seconds))
+        finally:
+            self._poll.unregister(beside)
 
     def read(self) -> Batch:
         """What was recorded until now, complete up to this instant, in the order it happened."""
@@ -105,7 +114,7 @@ class RecordStream:
         self._poll.close()
 
     def _open(self, cpu: int) -> int:
-        wakeup = self._size // 2
+        wakeup = 1 if self._prompt else self._size // 2
         if self._build_ids:
             try:
                 return events.open_records(cpu, wakeup, build_ids=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes as c
 import errno
 import os
@@ -10,19 +11,19 @@ import time
 from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from profiler import events, maps
 from profiler.accounting import TickCounts
-from profiler.libbpf import BpfObject
+from profiler.libbpf import BpfObject, BpfRefused
 from profiler.model import Window
+from profiler.stacks import NO_STACKS, STACK, Stacks, to_look_up
+from profiler.unwind.store import most_chunks
 
 # The layouts of bpf/sampler.h.
-MAX_FRAMES = 127
-STACK = np.dtype([("length", "<u8"), ("addresses", "<u8", MAX_FRAMES)])
 SAMPLE_KEY = np.dtype(
     [
         ("cgroup", "<u8"),
@@ -45,28 +46,19 @@ COUNTERS = np.dtype(
     ]
 )
 COUNT = np.dtype("<u8")
-_FILTER_PIDS, _FILTER_CGROUPS = 0, 4  # where .rodata has the constants
+_FILTER_PIDS, _FILTER_CGROUPS, _FILTER_CHILDREN, _UNWIND_TABLES = 0, 4, 8, 12  # where .rodata has the constants
 
+BTF = Path("/sys/kernel/btf/vmlinux")
 _OBJECT = Path(__file__).parent / "bpf" / "sampler.bpf.o"
+_FOLLOWERS = ("on_exit", "on_fork", "on_rename")
+BPF_LOOP_SINCE = (5, 17)
 _STOCK = 16
+_MAPS = ("stacks_0", "stacks_1", "counts_0", "counts_1", "counters", "scratch", "pids", "cgroups", "walks")
+_UNWIND_MAPS = ("mapping_blocks", "unwind_files", "unwind_pages", "unwind_rules", "unwind_chunks")
+_ARRAYS = frozenset(("unwind_files", "unwind_pages", "unwind_rules", "unwind_chunks"))
+_MOST_BLOCKS, _MOST_BLOCKS_UP_FRONT = 16384, 4096
 _FEWEST_ENTRIES, _MOST_ENTRIES = 1 << 14, 1 << 18
 _MOST_ENTRIES_UP_FRONT = 1 << 15  # 32 MB for each generation of stacks
-
-
-@dataclass(frozen=True, slots=True)
-class Stacks:
-    """Address stacks by id: stack i has ids[i] (ascending) and addresses[offsets[i]:offsets[i + 1]], leaf first."""
-
-    ids: NDArray[np.uint64]
-    offsets: NDArray[np.int64]
-    addresses: NDArray[np.uint64]
-
-    def find(self, ids: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """The position of each id, or -1 where there is no such stack."""
-        if not len(self.ids):
-            return np.full(len(ids), -1, np.int64)
-        positions = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
-        return np.where(self.ids[positions] == ids, positions, -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +66,11 @@ class RawWindow:
     """One window as the kernel counted it. `keys` are of SAMPLE_KEY, `counts` go with them; stack id 0 is no stack.
 
     `start_mono_ns` and `end_mono_ns` are the window's bounds by CLOCK_MONOTONIC, which process records are
-    stamped with. `cpu_seconds` sums the time each CPU was sampled.
+    stamped with. `cpu_seconds` sums the time each CPU was sampled, `hz` times a second.
     """
 
     window: Window
+    hz: int
     start_mono_ns: int
     end_mono_ns: int
     cpu_seconds: float
@@ -96,17 +89,38 @@ class Filters:
     children: bool = False
 
 
-class Sampler:
-    """Samples from construction to close(). Raises BpfError or EventError with a sentence for the user."""
+class BpfPrograms(Protocol):
+    """Loaded BPF programs and maps, by name."""
 
-    def __init__(self, hz: int, *, window_seconds: float = 10, filters: Filters | None = None) -> None:
+    def map_fd(self, name: str) -> int: ...
+
+    def program_fd(self, name: str) -> int: ...
+
+    def close(self) -> None: ...
+
+
+class Sampler:
+    """Samples from construction to close(). Raises BpfError or EventError with a sentence for the user.
+
+    `hz` is the rate now; `tick_program` which BPF program ticks.
+    """
+
+    tick_program = "on_tick"
+
+    def __init__(
+        self, hz: int, *, window_seconds: float = 10, filters: Filters | None = None, unwind_bytes: int = 0
+    ) -> None:
+        """`unwind_bytes`: how much unwind tables may take; user stacks are walked by frame pointers alone if 0."""
         events.check_hz(hz)
         self.hz = hz
         filters = filters or Filters()
-        self._object = BpfObject(_OBJECT)
         self._clocks: dict[int, int] = {}
+        self._object = self._load(filters, window_seconds, unwind_bytes)
         try:
-            self._load(filters, window_seconds)
+            for pid in filters.pids:
+                self.add_pid(pid)
+            for cgroup in filters.cgroups:
+                maps.put(self._object.map_fd("cgroups"), cgroup, 1, key_size=8, value_size=1)
             self._generation = 0
             self._since: dict[int, float] = {}
             self._cpu_seconds = 0.0
@@ -125,7 +139,7 @@ class Sampler:
         for cpu in sorted(online - self._clocks.keys()):
             self._warm_up(cpu)
             try:
-                self._clocks[cpu] = events.open_clock(cpu, self.hz, self._object.program_fd("on_tick"))
+                self._clocks[cpu] = events.open_clock(cpu, self.hz, self._object.program_fd(self.tick_program))
             except OSError as error:
                 if error.errno == errno.ENODEV:  # gone offline again meanwhile
                     continue
@@ -136,19 +150,24 @@ class Sampler:
         """Lets one more process through the filter by pid."""
         maps.put(self._object.map_fd("pids"), pid, 1, key_size=4, value_size=1)
 
-    def drain(self) -> RawWindow:
-        """Ends the window and returns it; the next one begins at the same instant."""
-        old = self._generation
+    def drain(self, next_hz: int = 0) -> RawWindow:
+        """Ends the window and returns it; the next one begins at the same instant, at `next_hz` if that is given."""
+        old, hz = self._generation, self.hz
         self._generation = 1 - old
         end_ns, end_mono_ns = time.time_ns(), time.monotonic_ns()
         maps.put(self._object.map_fd("generation"), 0, self._generation, key_size=4, value_size=4)
+        if next_hz and next_hz != hz:
+            self.hz = next_hz
+            for fd in self._clocks.values():
+                events.change_rate(fd, next_hz)
         cpu_seconds = self._take_cpu_seconds()
         window, start_mono_ns = Window(self._start_ns, end_ns), self._start_mono_ns
         self._start_ns, self._start_mono_ns = end_ns, end_mono_ns
-        _wait_for_programs_in_flight()
+        wait_for_programs_in_flight()
         keys, counts = self._drain_counts(old)
         return RawWindow(
             window,
+            hz,
             start_mono_ns,
             end_mono_ns,
             cpu_seconds,
@@ -160,8 +179,15 @@ class Sampler:
 
     def locked_bytes(self) -> int:
         """Kernel memory of the BPF maps, as their fdinfo says (memlock)."""
-        names = ("stacks_0", "stacks_1", "counts_0", "counts_1", "counters", "scratch", "pids", "cgroups")
-        return sum(_memlock(self._object.map_fd(name)) for name in names)
+        return sum(memlock(self._object.map_fd(name)) for name in _MAPS + _UNWIND_MAPS)
+
+    def map_fd(self, name: str) -> int:
+        """The fd of one of the sampler's BPF maps."""
+        return self._object.map_fd(name)
+
+    def program_fd(self, name: str) -> int:
+        """The fd of one of the sampler's BPF programs."""
+        return self._object.program_fd(name)
 
     def close(self) -> None:
         for fd in self._clocks.values():
@@ -169,32 +195,62 @@ class Sampler:
         self._clocks.clear()
         self._object.close()
 
-    def _load(self, filters: Filters, window_seconds: float) -> None:
+    def _load(self, filters: Filters, window_seconds: float, unwind_bytes: int) -> BpfPrograms:
+        """The programs and maps, loaded, with room for the samples of a window; which of them ticks."""
+        if kernel_version() >= BPF_LOOP_SINCE:
+            with contextlib.suppress(BpfRefused):  # a kernel that does not take the loop may take the other
+                return self._load_with("on_tick", filters, window_seconds, unwind_bytes)
+        return self._load_with("on_tick_bounded", filters, window_seconds, unwind_bytes)
+
+    def _load_with(self, tick: str, filters: Filters, window_seconds: float, unwind_bytes: int) -> BpfPrograms:
+        self.tick_program = tick
+        bounded = tick == "on_tick_bounded"
+        needed = {
+            "on_tick": not bounded,
+            "on_tick_bounded": bounded,
+            "walk_on": bounded,
+            "on_exit": bool(filters.pids or unwind_bytes),
+            "on_fork": bool(filters.children or unwind_bytes),
+            "on_rename": bool(unwind_bytes),
+        }
+        loaded = BpfObject(_OBJECT)
+        try:
+            self._size(loaded, window_seconds, unwind_bytes)
+            loaded.set_constant(_FILTER_PIDS, bool(filters.pids))
+            loaded.set_constant(_FILTER_CGROUPS, bool(filters.cgroups))
+            loaded.set_constant(_FILTER_CHILDREN, filters.children)
+            loaded.set_constant(_UNWIND_TABLES, bool(unwind_bytes))
+            for program in needed:
+                if not needed[program]:
+                    loaded.skip_program(program)
+            loaded.load()
+            if bounded:
+                maps.put(loaded.map_fd("next_program"), 0, loaded.program_fd("walk_on"), key_size=4, value_size=4)
+            for program in _FOLLOWERS:
+                if needed[program]:
+                    loaded.attach(program)
+        except BaseException:
+            loaded.close()
+            raise
+        return loaded
+
+    def _size(self, loaded: BpfObject, window_seconds: float, unwind_bytes: int) -> None:
         ticks = int(self.hz * window_seconds * len(events.online_cpus()))
         # Twice: each tick brings a kernel and a user stack. Entries take memory only while they are used, but
         # before Linux 6.1 programs of perf events are allowed no such maps (kernel/bpf/verifier.c).
         up_front = kernel_version() < (6, 1)
         most = _MOST_ENTRIES_UP_FRONT if up_front else _MOST_ENTRIES
         entries = min(max(1 << (2 * ticks).bit_length(), _FEWEST_ENTRIES), most)
-        for name in ("stacks_0", "stacks_1", "counts_0", "counts_1"):
-            self._object.set_max_entries(name, entries)
-            if up_front:
-                self._object.allocate_up_front(name)
-        self._object.set_constant(_FILTER_PIDS, bool(filters.pids))
-        self._object.set_constant(_FILTER_CGROUPS, bool(filters.cgroups))
-        if not filters.pids:
-            self._object.skip_program("on_exit")
-        if not filters.children:
-            self._object.skip_program("on_fork")
-        self._object.load()
-        for pid in filters.pids:
-            self.add_pid(pid)
-        for cgroup in filters.cgroups:
-            maps.put(self._object.map_fd("cgroups"), cgroup, 1, key_size=8, value_size=1)
-        if filters.pids:
-            self._object.attach("on_exit")
-        if filters.children:
-            self._object.attach("on_fork")
+        sizes = dict.fromkeys(("stacks_0", "stacks_1", "counts_0", "counts_1"), entries)
+        if not unwind_bytes:
+            sizes |= dict.fromkeys(_UNWIND_MAPS, 1)
+        else:
+            sizes["unwind_chunks"] = max(most_chunks(unwind_bytes), 1)
+            sizes["mapping_blocks"] = _MOST_BLOCKS_UP_FRONT if up_front else _MOST_BLOCKS
+        for name, size in sizes.items():
+            loaded.set_max_entries(name, size)
+            if up_front and name not in _ARRAYS:
+                loaded.allocate_up_front(name)
 
     def _warm_up(self, cpu: int) -> None:
         """Has the maps' allocators hold some free elements on a CPU before its first tick.
@@ -230,13 +286,11 @@ class Sampler:
 
     def _drain_stacks(self, generation: int) -> Stacks:
         fd = self._object.map_fd(f"stacks_{generation}")
-        ids, lengths, addresses = [], [], []
+        ids, drained = [], []
         for keys, stacks in maps.drain(fd, np.dtype("<u8"), STACK):
-            used = np.arange(MAX_FRAMES) < stacks["length"][:, None]
             ids.append(keys.copy())
-            lengths.append(stacks["length"].astype(np.int64))
-            addresses.append(stacks["addresses"][used])
-        return _sorted_by_id(ids, lengths, addresses)
+            drained.append(stacks.copy())
+        return to_look_up(np.concatenate(ids), np.concatenate(drained)) if ids else NO_STACKS
 
     def _take_counters(self, generation: int) -> TickCounts:
         fd = self._object.map_fd("counters")
@@ -249,26 +303,12 @@ class Sampler:
         return TickCounts(ticks, idle, filtered, sampled, {reason: n for reason, n in lost.items() if n}, run_ns)
 
 
-def _sorted_by_id(
-    ids: list[NDArray[np.uint64]], lengths: list[NDArray[np.int64]], addresses: list[NDArray[np.uint64]]
-) -> Stacks:
-    if not ids:
-        return Stacks(np.empty(0, np.uint64), np.zeros(1, np.int64), np.empty(0, np.uint64))
-    all_ids, length, flat = np.concatenate(ids), np.concatenate(lengths), np.concatenate(addresses)
-    order = np.argsort(all_ids)
-    starts = np.concatenate([[0], np.cumsum(length)])[:-1][order]
-    length = length[order]
-    offsets = np.concatenate([[0], np.cumsum(length)]).astype(np.int64)
-    within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], length)
-    return Stacks(all_ids[order], offsets, flat[np.repeat(starts, length) + within])
-
-
 _SYS_MEMBARRIER = {"x86_64": 324, "aarch64": 283}
 _MEMBARRIER_CMD_GLOBAL = 1
 _libc = c.CDLL(None, use_errno=True)
 
 
-def _wait_for_programs_in_flight() -> None:
+def wait_for_programs_in_flight() -> None:
     """Returns once every BPF program that read the old generation has ended.
 
     membarrier(2) with MEMBARRIER_CMD_GLOBAL waits for an RCU grace period (kernel/sched/membarrier.c), which no
@@ -278,7 +318,8 @@ def _wait_for_programs_in_flight() -> None:
         time.sleep(0.05)
 
 
-def _memlock(fd: int) -> int:
+def memlock(fd: int) -> int:
+    """Kernel memory of one BPF map, in bytes."""
     for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines():
         if line.startswith("memlock:"):
             return int(line.split()[1])

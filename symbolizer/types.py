@@ -23,7 +23,7 @@ class Kind(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a frame has no name."""
+    """Why a frame has no name, or, from TRUNCATED on, why there are no more frames."""
 
     NO_MAPPING = "no mapping"
     PROCESS_GONE = "process gone"
@@ -34,6 +34,13 @@ class Reason(StrEnum):
     ANONYMOUS = "anonymous memory"
     KPTR_RESTRICT = "kernel addresses hidden"
     TRUNCATED = "truncated"
+    MAPPINGS_NOT_KNOWN = "mappings not known yet"
+    NO_UNWIND_TABLE = "no unwind information"
+    UNWIND_TABLE_NOT_LOADED = "unwind table not loaded yet"
+    NO_UNWIND_ROW = "address outside unwind information"
+    UNWIND_RULE_UNSUPPORTED = "unwind rule not supported"
+    STACK_UNREADABLE = "stack memory unreadable"
+    STACK_BROKEN = "stack leads nowhere"
 
 
 @dataclass(frozen=True, slots=True)

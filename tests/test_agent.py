@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from profiler.agent import agent_id, on_grid
-from profiler.model import Accounting, Profile, Window, merge
+from profiler.model import Accounting, Profile, Window
 
 
 def at(start: float, end: float) -> Profile:
@@ -31,10 +31,3 @@ def test_windows_are_put_on_whole_ten_seconds(start: float, end: float, expected
 def test_an_agent_is_called_the_same_after_each_start() -> None:
     assert agent_id("a") == agent_id("a") != agent_id("b")
     assert len(agent_id("a")) == 16
-
-
-def test_profiles_of_different_rates_are_not_merged() -> None:
-    one, two = at(0, 1), at(1, 2)
-    assert merge([one, two]).window == Window(0, 2 * 10**9)
-    with pytest.raises(ValueError, match="one sampling rate"):
-        merge([one, Profile("host", "cpu-clock", 49, two.window, (), Accounting())])

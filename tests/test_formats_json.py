@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from profiler.formats.json import read_json, write_json
-from profiler.model import Accounting, Cost, Profile, Sample, Window
+from profiler.model import Accounting, Cost, Passage, Profile, Sample, Unwinding, Window
 from symbolizer.types import Binary, Frame, Kind, Location, Reason
 
 LOCATION = Location(
@@ -18,13 +18,14 @@ LOCATION = Location(
     Binary("/bin/x", "content:ab"),
     (Frame("i", Kind.INLINED, "_Z1i", "a.c", 3), Frame("?", Kind.UNKNOWN, reason=Reason.NO_SYMBOLS)),
 )
+WALKED = Unwinding(3, 1, {"truncated": 1}, {"/bin/x": Passage(2, 1, {"truncated": 1})})
 PROFILE = Profile(
     "h",
     "cycles",
     49,
     Window(5, 9),
     (Sample((LOCATION, LOCATION), 1, "p", "t", 2, "svc", "c"), Sample((LOCATION,), 1, "p", "t", 3)),
-    Accounting(9, 8, 1, 1, 5, {"counts map full": 1}, 4, {"no symbols": 2}, Cost(1, 2, 3, 4, 5)),
+    Accounting(9, 8, 1, 1, 5, {"counts map full": 1}, 4, {"no symbols": 2}, Cost(1, 2, 3, 4, 5), WALKED),
     {"env": "prod"},
 )
 
@@ -106,6 +107,36 @@ def test_every_missing_field_is_told_by_name() -> None:
         rest = {name: value for name, value in document.items() if name != field}
         with pytest.raises(ValueError, match=f"damaged: there is no '{field}'"):
             read_json(json.dumps(rest).encode())
+
+
+def test_how_stacks_were_walked_is_read_as_it_was_written() -> None:
+    document = json.loads(write_json(PROFILE))
+    assert document["accounting"]["unwinding"]["binaries"]["/bin/x"]["ended"] == {"truncated": 1}
+    assert read_json(write_json(PROFILE)) == PROFILE
+
+
+def test_a_file_from_before_the_unwinding_is_read() -> None:
+    document = json.loads(write_json(PROFILE))
+    del document["accounting"]["unwinding"]
+    assert read_json(json.dumps(document).encode()).accounting.unwinding == Unwinding()
+
+
+@pytest.mark.parametrize(
+    "unwinding",
+    [
+        None,
+        {},
+        {"whole": -1, "unchecked": 0, "cut": {}, "binaries": {}},
+        {"whole": 1, "unchecked": 0, "cut": [], "binaries": {}},
+        {"whole": 1, "unchecked": 0, "cut": {}, "binaries": {"/a": {"by_table": 1}}},
+        {"whole": 1, "unchecked": 0, "cut": {"x": "1"}, "binaries": {}},
+    ],
+)
+def test_damaged_unwinding_is_told_in_a_sentence(unwinding: Any) -> None:
+    document = json.loads(write_json(PROFILE))
+    document["accounting"]["unwinding"] = unwinding
+    with pytest.raises(ValueError, match="this pilotlight profile is damaged: "):
+        read_json(json.dumps(document).encode())
 
 
 @settings(deadline=None)

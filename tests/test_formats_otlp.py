@@ -6,6 +6,8 @@ import base64
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from google.protobuf import json_format  # type: ignore[import-untyped]
@@ -19,7 +21,7 @@ from opentelemetry.proto.profiles.v1development import profiles_pb2 as pb
 
 from profiler.formats import otlp_read
 from profiler.formats.otlp import MAX_BODY, PushIdentity, read_otlp, read_otlp_json, write_otlp
-from profiler.model import Accounting, Cost, Profile, Sample, Window
+from profiler.model import Accounting, Cost, Passage, Profile, Sample, Unwinding, Window
 from symbolizer.types import Binary, Frame, Kind, Location, Reason
 
 LIBC = Binary("/usr/lib/libc.so.6", "00ff00ff")
@@ -372,6 +374,9 @@ def with_attribute(key: str, value: AnyValue) -> Callable[[ExportProfilesService
         (with_attribute("pilotlight.accounting.ticks", AnyValue(int_value=-5)), "accounting.ticks"),
         (with_attribute("pilotlight.accounting.lost.x", AnyValue(double_value=0.5)), "lost.x"),
         (with_attribute("pilotlight.cost.bpf_ns", AnyValue(bool_value=True)), "cost.bpf_ns"),
+        (with_attribute("pilotlight.unwinding.whole", AnyValue(int_value=-1)), "unwinding.whole"),
+        (with_attribute("pilotlight.unwinding.table\t/a", AnyValue(string_value="7")), "unwinding.table"),
+        (with_attribute("pilotlight.unwinding.table\t/" + "a" * 40_000, AnyValue(int_value=1)), "40,0.. characters"),
         (with_attribute("process.pid", AnyValue(int_value=-1)), "process.pid"),
         (with_attribute("process.pid", AnyValue(string_value="7")), "process.pid"),
         (with_attribute("process.pid", AnyValue(int_value=1 << 40)), "process.pid"),
@@ -528,3 +533,97 @@ def test_a_java_line_below_zero_is_no_line() -> None:
     profile.samples.add(values=[1], stack_index=message.stack(location))
     (read,) = read_otlp(message.body()).profiles
     assert read.samples[0].stack[0].frames == (Frame("Unsafe.park", Kind.JIT),)
+
+
+numbers = st.integers(0, (1 << 63) - 1)
+texts = st.sampled_from(["", "a", "libc.so.6", "\udcff", "é" * 100, "x" * 70_000])
+frames = st.builds(Frame, texts, st.sampled_from([Kind.NATIVE, Kind.KERNEL, Kind.JIT]), texts, texts, numbers)
+places = st.builds(
+    Location,
+    st.integers(0, (1 << 64) - 1),
+    st.none() | st.builds(Binary, texts, st.sampled_from(["", "00ff", "content:1"])),
+    st.lists(frames, min_size=1, max_size=3).map(tuple),
+)
+samples = st.builds(
+    Sample, st.lists(places, max_size=4).map(tuple), st.integers(0, (1 << 32) - 1), texts, texts, numbers, texts
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(samples, max_size=5).map(tuple), numbers, numbers)
+def test_the_body_is_to_the_byte_what_the_library_makes_of_the_same_message(
+    written: tuple[Sample, ...], start: int, more: int
+) -> None:
+    """So every field has its number, type and order, none is written that holds its default, and no length lies."""
+    profile = replace(small_profile(), samples=written, window=Window(start, start + more))
+    body = write_otlp(profile, PushIdentity("a", 1, 2))
+    assert ExportProfilesServiceRequest.FromString(body).SerializeToString(deterministic=True) == body
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"window": Window(1 << 64, (1 << 64) + 1)},
+        {"window": Window(5, 4)},
+        {"samples": (Sample((), 1, "a", "a", 1 << 63),)},
+        {"samples": (Sample((Location(1 << 64, None, (Frame("f", Kind.NATIVE),)),), 1, "a", "a", 1),)},
+        {"accounting": Accounting(expected=1 << 63)},
+        {"accounting": Accounting(expected=-(1 << 63) - 1)},
+    ],
+)
+def test_a_number_that_the_format_cannot_hold_is_refused_in_a_sentence(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="64 bits"):
+        write_otlp(replace(small_profile(), **change))
+
+
+def test_numbers_below_zero_are_written_as_they_are() -> None:
+    accounting = replace(small_profile().accounting, expected=-3)
+    body = write_otlp(replace(small_profile(), accounting=accounting))
+    request = ExportProfilesServiceRequest.FromString(body)
+    values = {
+        request.dictionary.string_table[attribute.key_strindex]: attribute.value.int_value
+        for attribute in request.dictionary.attribute_table
+    }
+    assert values["pilotlight.accounting.expected"] == -3
+
+
+def test_how_stacks_were_walked_is_carried_by_attributes_of_the_first_profile() -> None:
+    unwinding = Unwinding(
+        5, 2, {"no unwind information": 3}, {"/opt/a\tb": Passage(9, 8, {"no unwind information": 3}), "/c": Passage(4)}
+    )
+    profile = small_profile()
+    profile = replace(profile, accounting=replace(profile.accounting, unwinding=unwinding))
+    body = write_otlp(profile)
+    (read,) = read_otlp(body).profiles
+    assert read.accounting == profile.accounting
+    dictionary = ExportProfilesServiceRequest.FromString(body).dictionary
+    values = {
+        dictionary.string_table[attribute.key_strindex]: attribute.value.int_value
+        for attribute in dictionary.attribute_table
+    }
+    assert values["pilotlight.unwinding.whole"] == 5
+    assert values["pilotlight.unwinding.no unwind information"] == 3
+    assert values["pilotlight.unwinding.frame pointer\t/opt/a\tb"] == 8
+
+
+def accounts(each: int, profiles: int) -> Foreign:
+    """Profiles without samples, each with the unwinding of as many binaries of its own."""
+    message = Foreign()
+    scope = message.resource(host_name="h")
+    common = [
+        message.attribute("pilotlight.event", "cpu-clock"),
+        message.attribute("pilotlight.hz", 99),
+        message.attribute("pilotlight.accounting.sampled", 0),
+    ]
+    for number in range(profiles):
+        own = [message.attribute(f"pilotlight.unwinding.table\t/{number}/{i}", 1) for i in range(each)]
+        message.profile(scope, "samples", "count").attribute_indices.extend(common + own)
+    return message
+
+
+def test_accounts_are_added_up_and_their_reasons_are_bounded() -> None:
+    (profile,) = read_otlp(accounts(100, 10).body()).profiles
+    assert len(profile.accounting.unwinding.binaries) == otlp_read.MAX_REASONS == 1000
+    for each, profiles in ((1001, 1), (91, 11)):
+        with pytest.raises(ValueError, match="more than 1,000 reasons and binaries"):
+            read_otlp(accounts(each, profiles).body())

@@ -17,7 +17,7 @@ from profiler.formats.names import encodable
 from profiler.formats.otlp import PushIdentity, read_otlp, write_otlp
 from profiler.formats.pprof import read_pprof, write_pprof
 from profiler.formats.speedscope import write_speedscope
-from profiler.model import Accounting, Cost, Profile, Sample, StackTable, Window, stack_table
+from profiler.model import Accounting, Cost, Passage, Profile, Sample, StackTable, Unwinding, Window, stack_table
 from symbolizer.types import Binary, Frame, Kind, Location, Reason
 
 NASTY = (
@@ -48,6 +48,8 @@ NASTY = (
 names = st.one_of(st.sampled_from(NASTY), st.text(st.characters(exclude_categories=()), max_size=12))
 words = st.text(max_size=12)
 numbers = st.integers(0, 1 << 40)
+paths = names.filter(lambda name: len(name) < 5000)  # the kernel's have 4,096 bytes at most
+FATES = ("whole", "unchecked", "table", "frame pointer")
 code_kinds = st.sampled_from([kind for kind in Kind if kind not in (Kind.PROCESS, Kind.THREAD, Kind.UNKNOWN)])
 
 
@@ -88,6 +90,9 @@ def profiles(draw: st.DrawFn) -> Profile:
             max_size=8,
         )
     )
+    counted = st.integers(1, 1 << 40)
+    reasons = st.dictionaries(words.filter(lambda word: word not in FATES and "\t" not in word), counted, max_size=3)
+    passages = st.builds(Passage, counted, st.integers(0, 1 << 40), reasons)
     start = draw(st.integers(1, 1 << 62))
     return Profile(
         draw(words),
@@ -105,6 +110,7 @@ def profiles(draw: st.DrawFn) -> Profile:
             draw(numbers),
             draw(st.dictionaries(words, numbers, max_size=3)),
             draw(st.builds(Cost, numbers, numbers, numbers, numbers, numbers)),
+            Unwinding(draw(numbers), draw(numbers), draw(reasons), draw(st.dictionaries(paths, passages, max_size=3))),
         ),
         draw(
             st.dictionaries(
@@ -138,8 +144,11 @@ def as_utf8(profile: Profile) -> Profile:
         binary = found.binary and Binary(encodable(found.binary.path), found.binary.build_id)
         return Location(found.address, binary, tuple(spelled(frame) for frame in found.frames))
 
+    accounting = profile.accounting
+    binaries = {encodable(path): passage for path, passage in accounting.unwinding.binaries.items()}
     return replace(
         profile,
+        accounting=replace(accounting, unwinding=replace(accounting.unwinding, binaries=binaries)),
         samples=tuple(
             replace(
                 sample,

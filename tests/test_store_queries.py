@@ -7,14 +7,26 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import pytest
 
-from profiler.model import Accounting, Cost, Profile, Sample, StackTable, Window, stack_table
+from profiler.model import (
+    Accounting,
+    Cost,
+    Passage,
+    Profile,
+    Sample,
+    StackTable,
+    Unwinding,
+    Window,
+    merge,
+    stack_table,
+)
 from symbolizer.types import Binary, Frame, Kind, Location, Reason
-from web.store.queries import Empty, Queries
-from web.store.rows import MAX_NAME
+from web.store.queries import Empty, MixedRates, Queries, rates_title
+from web.store.rows import FRAMES, MAX_NAME, PUSHES, SAMPLES, STACKS, WINDOWS, Batch, Known
 from web.store.selection import Selection, parse, parse_matcher, parse_time
 from web.store.store import BadQuery, Store
 from web.store.writer import Push, Writer
@@ -194,7 +206,7 @@ def test_a_filter_keeps_what_matches_and_accounts_for_the_rest(
     assert samples_of(got) == samples_of(replace(one, samples=kept))
     table, overview = queries.stack_table(selection)
     assert merged(table) == merged(stack_table(got))
-    a = queries.accounting(selection)
+    a = queries.accounted(selection).accounting
     assert a == got.accounting == overview.accounting
     assert a.closes and a.ticks == one.accounting.ticks and a.sampled == int(table.counts.sum())
     assert (a.frames_named, a.frames_unknown.get("no mapping", 0)) == (
@@ -214,7 +226,7 @@ def test_a_hostile_name_is_kept_and_found_and_harms_nothing(keep: Keep, name: st
     assert samples_of(got) == samples_of(one)
     for label in ("comm", "process", "thread", "service", "container"):
         selection = queries.resolve(select(f"{label}={name}"))
-        assert queries.accounting(selection).sampled == 3
+        assert queries.accounted(selection).accounting.sampled == 3
         assert name in [value["name"] for value in queries.labels(select(), label)]
     assert [row["host"] for row in queries.hosts(START)] == [name]
     assert queries.series(select(f"host={name}"))
@@ -252,14 +264,170 @@ def test_without_an_event_the_most_sampled_is_shown(keep: Keep) -> None:
     assert queries.profile(queries.resolve(select("event=page-faults"))).event == "page-faults"
 
 
-def test_rates_that_differ_make_a_picture_but_no_profile(keep: Keep) -> None:
-    queries = keep(profile(), replace(profile(START + 10), hz=199))
+def mixed() -> list[Profile]:
+    """Three windows of a host whose agent lowered its rate twice, with how its stacks were walked."""
+    windows = []
+    for i, hz in enumerate((99, 33, 11)):
+        window = profile(START + 10 * i, seed=i)
+        unwinding = Unwinding(50 + i, 3, {"no mapping": 2 + i}, {"/bin/a": Passage(7, i, {"no mapping": 2 + i})})
+        account = replace(window.accounting, expected=20 * hz, unwinding=unwinding)
+        windows.append(replace(window, hz=hz, accounting=account))
+    return windows
+
+
+def test_windows_of_different_rates_are_weighed_as_merge_does(keep: Keep) -> None:
+    windows = mixed()
+    queries = keep(*windows)
     selection = queries.resolve(select())
+    expected = merge(windows)
     table, overview = queries.stack_table(selection)
-    assert overview.hz == (99, 199) and table.counts.sum() == overview.accounting.sampled
-    with pytest.raises(BadQuery, match="q=hz=99"):
-        queries.profile(selection)
-    assert queries.profile(queries.resolve(select("hz=199"))).hz == 199
+    got = queries.profile(selection)
+    assert (overview.rates, overview.hz, got.hz) == ((11, 33, 99), 99, 99)
+    assert samples_of(got) == samples_of(expected)
+    assert merged(table) == merged(stack_table(expected))
+    assert got.accounting == overview.accounting == expected.accounting
+    assert got.accounting.closes and int(table.counts.sum()) == got.accounting.sampled
+    assert got.accounting.unwinding.binaries["/bin/a"] == Passage(7 + 21 + 63, 3 + 18, {"no mapping": 2 + 9 + 36})
+    labels = queries.labels(selection, "process")
+    assert sum(value["samples"] for value in labels) == got.accounting.sampled
+    points = queries.series(select())
+    assert sum(point["samples"] for point in points) == got.accounting.sampled
+    assert sum(point["busy"] for point in points) * 60 == pytest.approx(got.accounting.sampled / 99)
+
+
+def test_a_filter_over_different_rates_accounts_for_the_rest(keep: Keep) -> None:
+    windows = mixed()
+    queries = keep(*windows)
+    selection = queries.resolve(select("process=node"))
+    whole = merge(windows)
+    kept = sum(sample.count for sample in whole.samples if sample.process == "node")
+    for accounting in (queries.accounted(selection).accounting, queries.profile(selection).accounting):
+        assert accounting.closes and accounting.sampled == kept and accounting.ticks == whole.accounting.ticks
+        assert accounting.unwinding == Unwinding()  # it is of whole windows, not of what is shown
+
+
+def test_a_host_that_lowered_its_rate_has_its_true_load(keep: Keep) -> None:
+    windows = mixed()
+    row = keep(*windows).hosts(START, START + 31)[0]
+    account = merge(windows).accounting
+    assert (row["hz"], row["rates"]) == (11, [11, 33, 99])
+    assert (row["samples"], row["ticks"], row["lost"], row["missed"]) == (
+        account.sampled,
+        account.ticks,
+        account.lost_total,
+        account.missed,
+    )
+    assert row["lost_by"] == account.lost
+    assert row["busy"] == pytest.approx((account.ticks - account.idle) / 99 / 30)
+    assert row["cpus"] == pytest.approx(2) and row["windows"] == 3
+
+
+def test_the_rates_of_a_range_are_those_of_its_windows_alone(keep: Keep) -> None:
+    queries = keep(*mixed())
+    first = queries.hosts(START, START + 31, START + 10)[0]
+    assert (first["hz"], first["rates"], first["windows"]) == (11, [99], 1)
+    assert queries.profile(queries.resolve(select("hz=33"))).hz == 33
+    silent = queries.hosts(START + 100, START + 131)[0]
+    assert (silent["rates"], silent["samples"], silent["busy"], silent["hz"]) == ([], 0, 0.0, 11)
+
+
+def test_rates_without_a_common_one_are_refused_with_one_to_choose(keep: Keep) -> None:
+    base = profile()
+    windows = [
+        replace(base, hz=hz, accounting=replace(base.accounting, expected=20 * hz), window=Window(at * 10**9, end))
+        for hz, at, end in ((997, START, (START + 10) * 10**9), (1009, START + 10, (START + 20) * 10**9))
+    ]
+    queries = keep(*windows)
+    selection = queries.resolve(select())
+    for ask in (queries.stack_table, queries.profile, queries.accounted, lambda s: queries.labels(s, "comm")):
+        with pytest.raises(MixedRates, match="taken at 997 and 1009 Hz; choose one with q=hz=997"):
+            ask(selection)
+    assert queries.profile(queries.resolve(select("hz=1009"))).hz == 1009
+    row = queries.hosts(START, START + 31)[0]  # these go on being told, to a rounding
+    ticks = base.accounting.ticks - base.accounting.idle
+    assert row["busy"] == pytest.approx((ticks / 997 + ticks / 1009) / 20)
+    assert row["samples"] == pytest.approx(base.accounting.sampled * (1 + 1009 / 997), abs=1)
+    assert queries.series(select())[0]["samples"] == row["samples"]
+
+
+def test_many_rates_are_refused_as_quickly(keep: Keep) -> None:
+    base = profile(samples=1)
+    queries = keep(*(replace(base, hz=hz) for hz in range(1, 400)))
+    with pytest.raises(MixedRates, match="and other rates Hz; choose one with q=hz=1$"):
+        queries.profile(queries.resolve(select()))
+
+
+@pytest.mark.parametrize(
+    ("rates", "title"),
+    [
+        ([99], "99 Hz"),
+        ([33, 99], "99 Hz, partly weighed: 33 Hz × 3"),
+        ([11, 33, 99], "99 Hz, partly weighed: 11 Hz × 9 and 33 Hz × 3"),
+        ([1, 2, 3, 6, 9, 18], "18 Hz, partly weighed: 1 Hz × 18, 2 Hz × 9, 3 Hz × 6 and 2 other rates"),
+        ([49, 99], "4,851 Hz, weighed: 49 Hz × 99 and 99 Hz × 49"),
+    ],
+)
+def test_people_read_at_which_rates_it_was_taken(rates: list[int], title: str) -> None:
+    assert rates_title(rates) == title
+
+
+def test_costs_are_by_step_and_per_second_of_sampling(keep: Keep) -> None:
+    def window(i: int, hz: int, cost: Cost) -> Profile:
+        one = profile(START + 10 * i, seed=i)
+        return replace(one, hz=hz, accounting=replace(one.accounting, expected=20 * hz, cost=cost))
+
+    queries = keep(
+        window(0, 99, Cost(2_000_000, 1000, 100_000_000, 50, 7)),
+        window(1, 33, Cost(4_000_000, 1000, 100_000_000, 60, 5)),
+        window(6, 33, Cost()),
+    )
+    first, second = queries.costs(queries.resolve(select()), 60)
+    assert (first["t"], second["t"], first["hz"]) == (START, START + 60, 33)
+    assert first["bpf_ns"] == 3000 and second["bpf_ns"] is None
+    assert first["agent_cpu"] == pytest.approx(0.01) and first["bpf_cpu"] == pytest.approx(0.0003)
+    assert (first["rss_bytes"], first["locked_bytes"]) == (60, 7)
+
+
+def test_how_stacks_were_walked_is_added_up_whatever_the_paths(keep: Keep) -> None:
+    windows = []
+    for i, path in enumerate((*HOSTILE, "x" * 5000)):
+        one = profile(START + 10 * i, samples=5, seed=i)
+        walked = Unwinding(1, 2, {"truncated": 3}, {path: Passage(4, 5, {"truncated": 3}), "/lib/c": Passage(1)})
+        windows.append(replace(one, accounting=replace(one.accounting, unwinding=walked)))
+    queries = keep(*windows)
+    found = queries.profile(queries.resolve(select())).accounting.unwinding
+    assert (found.whole, found.unchecked, found.cut) == (11, 22, {"truncated": 33})
+    assert found.binaries["/lib/c"] == Passage(11)
+    for path in HOSTILE:
+        assert found.binaries[path] == Passage(4, 5, {"truncated": 3})
+    assert len(found.binaries) == 12 + 2  # an endless path is shortened, to each of its counts' own
+
+
+def test_a_store_from_before_the_unwinding_is_opened_and_goes_on(tmp_path: Path) -> None:
+    store = Store(f"chdb://{tmp_path}/store")
+    store.command("ALTER TABLE windows DROP COLUMN unwinding")
+    assert "unwinding" not in [row[0] for row in store.rows("DESCRIBE TABLE windows").rows]
+    old = profile()
+    batch = Batch(1, date.today(), Known())
+    batch.add(old, ("agent", "1", 1, "0" * 64))
+    for table, columns in ((FRAMES, batch.frames), (STACKS, batch.stacks), (SAMPLES, batch.samples)):
+        store.insert(table.name, list(columns), list(table.types.values()), list(columns.values()))
+    names = [name for name in WINDOWS.types if name != "unwinding"]
+    store.insert("windows", names, [WINDOWS.types[name] for name in names], [batch.windows[name] for name in names])
+    marks = [["agent"], ["1"], [1], ["0" * 64], [int(time.time())], [1]]
+    store.insert("pushes", list(PUSHES.types), list(PUSHES.types.values()), marks)
+    store.close()
+    store = Store(f"chdb://{tmp_path}/store")
+    writer = Writer(store, interval=0)
+    walked = Unwinding(9, 0, {}, {"/bin/a": Passage(8)})
+    new = profile(START + 10, seed=1)
+    new = replace(new, accounting=replace(new.accounting, unwinding=walked))
+    writer.submit(Push((new,), "1" * 64, "agent", "1", 2)).result(60)
+    queries = Queries(store)
+    found = queries.overview(queries.resolve(select()), store.horizon)
+    assert found.windows == 2 and found.accounting == old.accounting + new.accounting
+    writer.close()
+    store.close()
 
 
 def test_an_empty_answer_says_why(keep: Keep) -> None:

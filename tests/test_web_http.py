@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -24,12 +25,15 @@ from opentelemetry.proto.collector.profiles.v1development.profiles_service_pb2 i
 from profiler.formats.json import read_json
 from profiler.formats.otlp import PushIdentity, write_otlp
 from profiler.formats.otlp_read import MAX_BODY
-from profiler.model import Accounting, Profile, Sample, Window
+from profiler.formats.pprof import read_pprof
+from profiler.model import Accounting, Cost, Passage, Profile, Sample, Unwinding, Window
+from profiler.stacks import WALK_ENDS
 from symbolizer.types import Binary, Frame, Kind, Location
 from web import auth, ingest, urls
 from web.app import ServerOptions, create_app
 from web.store.store import Store
 from web.store.writer import Busy, Writer
+from web.unwinding import ADVICE
 
 INGEST = "/v1development/profiles"
 PROTOBUF = {"content-type": "application/x-protobuf"}
@@ -171,6 +175,21 @@ def test_figures_that_would_overflow_are_left_out(client: TestClient) -> None:
     assert ExportProfilesServiceResponse.FromString(answer.content).partial_success.rejected_profiles == 1
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"idle": 99 << 31, "ticks": (99 << 31) + 105},
+        {"frames_unknown": {"no mapping": 99 << 31}},
+        {"unwinding": Unwinding(99 << 31)},
+        {"cost": Cost(1 << 60)},
+    ],
+)
+def test_figures_that_no_common_rate_could_hold_are_left_out(client: TestClient, change: dict[str, Any]) -> None:
+    huge = replace(profile(), accounting=replace(profile().accounting, **change))
+    answer = client.post(INGEST, content=body(huge, 1), headers=PROTOBUF)
+    assert ExportProfilesServiceResponse.FromString(answer.content).partial_success.rejected_profiles == 1
+
+
 def test_accounting_that_does_not_close_is_closed_in_the_open(client: TestClient) -> None:
     base = profile().accounting
     for sequence, ticks in ((1, base.ticks + 9), (2, base.ticks - 9)):
@@ -264,6 +283,124 @@ def test_all_twins_have_the_same_total(client: TestClient) -> None:
     assert (
         client.get("/api/v1/profile" + query + "&format=json").content == client.get("/flamegraph.json" + query).content
     )
+
+
+def test_all_twins_of_windows_of_different_rates_have_one_total(client: TestClient) -> None:
+    push(client, profile(), replace(profile(START + 10), hz=33), replace(profile(START + 20), hz=11))
+    total = 100 + 3 * 100 + 9 * 100
+    whole = read_json(client.get("/flamegraph.json").content)
+    assert whole.hz == 99 and whole.accounting.closes
+    assert sum(sample.count for sample in whole.samples) == whole.accounting.sampled == total
+    folded = client.get("/flamegraph.folded").text
+    assert sum(int(line.rpartition(" ")[2]) for line in folded.splitlines()) == total
+    speedscope = client.get("/flamegraph.speedscope.json").json()
+    assert sum(speedscope["profiles"][0]["weights"]) == total and speedscope["pilotlight"]["hz"] == 99
+    assert int(read_pprof(client.get("/flamegraph.pb.gz").content).counts.sum()) == total
+    svg = ElementTree.fromstring(client.get("/flamegraph.svg").content)
+    texts = [text for text in svg.itertext() if text]
+    assert any(text.startswith("all (1,300 samples, 100.00 %, 13.1 s CPU)") for text in texts)
+    how = "99 Hz, partly weighed: 11 Hz × 9 and 33 Hz × 3"
+    assert any(text.endswith(how) for text in texts)
+    page = client.get("/flamegraph").text
+    assert "<b>1,300</b> samples, <b>13.1</b> CPU seconds" in page and how in page
+    shares = client.get("/api/v1/labels?label=comm").json()["values"]
+    assert shares == [{"name": "nginx", "samples": total}]
+    assert sum(point["samples"] for point in client.get("/api/v1/series").json()["points"]) == total
+    row = client.get("/api/v1/hosts").json()[0]
+    assert (row["samples"], row["hz"], row["rates"]) == (total, 11, [11, 33, 99])
+    host = client.get("/hosts/web-1")
+    assert how in host.text and "11 Hz now, 11, 33 and 99 Hz in the range" in host.text
+
+
+def test_rates_without_a_common_one_are_said_where_sums_would_be(client: TestClient) -> None:
+    push(client, replace(profile(), hz=997), replace(profile(START + 10), hz=1009))
+    choose = "choose one with q=hz=997"
+    assert choose in client.get("/flamegraph").text and client.get("/flamegraph?q=hz=997").status_code == 200
+    for extension in urls.TWINS:
+        refused = client.get(f"/flamegraph.{extension}")
+        assert refused.status_code == 400 and choose in refused.json()["error"]
+    host = client.get("/hosts/web-1")
+    assert host.status_code == 200 and choose in host.text
+    assert client.get("/").status_code == 200
+    assert len(client.get("/api/v1/series").json()["points"]) > 0
+
+
+def walked(start: int, host: str = "web-1") -> Profile:
+    made = profile(start, host)
+    unwinding = Unwinding(
+        80,
+        6,
+        {"no unwind information": 10, "stack memory unreadable": 3, "of a newer agent": 1},
+        {
+            "/usr/lib/libc.so.6": Passage(500, 0, {"stack memory unreadable": 3}),
+            "/opt/<b>app": Passage(20, 40, {"no unwind information": 10, "of a newer agent": 1}),
+            "/usr/bin/whole": Passage(700),
+        },
+    )
+    cost = Cost(3_000_000, 1000, 20_000_000, 50 << 20, 9 << 20)
+    return replace(made, accounting=replace(made.accounting, unwinding=unwinding, cost=cost))
+
+
+def test_a_host_says_which_file_to_fix_and_how(client: TestClient) -> None:
+    push(client, walked(START), walked(START + 10), walked(START, "other"))
+    found = client.get("/hosts/web-1.json").json()
+    unwinding = found["unwinding"]
+    assert (unwinding["stacks"], unwinding["whole"], unwinding["cut"], unwinding["unchecked"]) == (200, 160, 28, 12)
+    assert [(cut["reason"], cut["stacks"]) for cut in unwinding["reasons"]] == [
+        ("no unwind information", 20),
+        ("stack memory unreadable", 6),
+        ("of a newer agent", 2),
+    ]
+    assert all(cut["advice"].endswith(".") for cut in unwinding["reasons"])
+    assert "-fno-asynchronous-unwind-tables" in unwinding["reasons"][0]["advice"]
+    assert [(row["binary"], row["stacks_ended"]) for row in unwinding["binaries"]] == [
+        ("/opt/<b>app", 22),
+        ("/usr/lib/libc.so.6", 6),
+        ("/usr/bin/whole", 0),
+    ]
+    assert unwinding["binaries"][0]["by_table"] == 40 and unwinding["binaries"][0]["by_frame_pointer"] == 80
+    assert found["accounting"]["unwinding"]["binaries"]["/usr/bin/whole"]["by_table"] == 1400
+    trends = {trend["name"]: trend for trend in found["trends"]}
+    assert trends["BPF a tick"]["now"] == 3000 and trends["Rate"]["now"] == 99
+    assert trends["Agent CPU"]["highest"] == pytest.approx(0.002)
+    assert trends["Locked in BPF maps"]["points"][0][1] == 9 << 20
+    page = client.get("/hosts/web-1").text
+    for text in ("/opt/&lt;b&gt;app", "no unwind information", "0.20 %", "3,000 ns", "9 MB", "85.11 %"):
+        assert text in page, text
+    assert "<b>app" not in page
+    assert f'href="{urls.host("web-1")}"' in client.get("/").text
+
+
+def test_every_reason_for_a_cut_stack_has_advice() -> None:
+    reasons = [reason for reason in WALK_ENDS if reason is not None]
+    assert set(reasons) <= ADVICE.keys()
+
+
+def test_more_binaries_than_a_page_shows_are_counted(client: TestClient) -> None:
+    made = walked(START)
+    binaries = {f"/lib/{i}": Passage(1, 0, {"truncated": i + 1}) for i in range(90)}
+    push(client, replace(made, accounting=replace(made.accounting, unwinding=Unwinding(1, 0, {}, binaries))))
+    page = client.get("/hosts/web-1").text
+    assert "50 more binaries" in page and "/lib/89<" in page and "/lib/49<" not in page
+    assert len(client.get("/hosts/web-1.json").json()["unwinding"]["binaries"]) == 90
+
+
+def test_a_host_has_the_range_that_is_asked_for(client: TestClient) -> None:
+    push(client, walked(START), walked(START + 10), walked(START + 20))
+    found = client.get(f"/hosts/web-1.json?from={START}&until={START + 20}").json()
+    assert found["accounting"]["sampled"] == found["rows"][0]["samples"] == 200
+    assert found["rows"][0]["windows"] == 2 and f"until={START + 20}" in found["processes"][0]["href"]
+    assert "data-refresh" not in client.get(f"/hosts/web-1?from={START}&until={START + 20}").text
+    assert "data-refresh" in client.get("/hosts/web-1").text
+    earlier = client.get(f"/hosts/web-1?from={START - 600}&until={START}")
+    assert earlier.status_code == 200 and "No samples" in earlier.text
+    assert client.get("/hosts/web-1?from=now&until=now-1h").status_code == 400
+
+
+def test_a_picture_of_everything_says_how_many_stacks_are_whole_and_a_filtered_one_does_not(client: TestClient) -> None:
+    push(client, walked(START))
+    assert "85.1% whole" in client.get("/flamegraph.svg").text
+    assert "whole" not in client.get("/flamegraph.svg?comm=nginx").text
 
 
 def test_a_hostile_name_is_shown_escaped_everywhere(client: TestClient) -> None:

@@ -72,6 +72,14 @@ def ago(seconds: float) -> str:
     return f"{seconds / 86400:.0f} days ago"
 
 
+def rates(hz: list[int]) -> str:
+    """Sampling rates in words."""
+    if len(hz) > 6:
+        return f"{len(hz)} rates from {hz[0]:,} to {hz[-1]:,} Hz"
+    words = [f"{rate:,}" for rate in hz]
+    return f"{', '.join(words[:-1])}{' and ' if len(words) > 1 else ''}{words[-1]} Hz" if words else ""
+
+
 def shown(name: object, limit: int = 80) -> str:
     """A name that someone else chose, fit to be seen: no control or bidirectional characters, not endless."""
     text = str(name)
@@ -106,7 +114,7 @@ def _environment() -> Environment:
         auto_reload=False,
     )
     environment.filters.update(
-        count=count, decimal=decimal, percent=percent, size=size, ago=ago, shown=shown, rfc3339=rfc3339
+        count=count, decimal=decimal, percent=percent, size=size, ago=ago, rates=rates, shown=shown, rfc3339=rfc3339
     )
     environment.globals.update(urls=urls)
     for name in sources:

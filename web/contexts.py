@@ -19,16 +19,18 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class HostRow:
-    """One host and event. Rates are averages over the page's range; see queries.Queries.hosts.
+    """One host and event. Figures are averages and sums over the page's range; see queries.Queries.hosts.
 
-    `busy` and `cpus` count CPUs (`cpus` None where unknown), `agent_cpu` is a share of one CPU, `bpf_ns`
-    that of one tick or None. `live` says that a window came lately. `sparkline` is CPUs busy by minute in a
-    box of 120 x 24; `flamegraph` and `page` are addresses.
+    `hz` is the rate of sampling now, `rates` are those of the range. `busy` and `cpus` count CPUs (`cpus` None
+    where unknown), `agent_cpu` is a share of one CPU, `bpf_ns` that of one tick or None. `live` says that a
+    window came lately. `sparkline` is CPUs busy by minute in a box of 120 x 24; `flamegraph` and `page` are
+    addresses.
     """
 
     host: str
     event: str
     hz: int
+    rates: list[int]
     last_seen: float
     last_seen_s: float
     live: bool
@@ -93,18 +95,18 @@ class Chip:
 class Picture:
     """A selection that holds something: its picture's address, its accounting, and what it is made of.
 
-    `cpu_seconds` is None where windows of several rates are mixed. `start` and `end` are seconds.
+    `rates` says at which rate it was taken, in words. `start` and `end` are seconds.
     """
 
     svg: str
     event: str
     hosts: tuple[str, ...]
-    hz: tuple[int, ...]
+    rates: str
     windows: int
     start: float
     end: float
     accounting: Accounting
-    cpu_seconds: float | None
+    cpu_seconds: float
     comms: list[Share]
     twins: list[tuple[str, str]]
     permalink: str
@@ -134,11 +136,62 @@ class FlamegraphPage:
 
 
 @dataclass(frozen=True, slots=True)
+class Trend:
+    """One figure of what profiling costs: the last, the highest, and by step, at `points` (seconds, value).
+
+    `unit` says how values read: "ns", "share" (of one CPU), "bytes" or "Hz". `chart` is in a box of 120 x 24.
+    """
+
+    name: str
+    unit: str
+    now: float
+    highest: float
+    chart: Chart
+    points: list[tuple[int, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Why stacks ended before their root, how many did, and what to do about it."""
+
+    reason: str
+    stacks: int
+    advice: str
+
+
+@dataclass(frozen=True, slots=True)
+class PassageRow:
+    """A binary: frames whose caller was found by its unwind table and by frame pointer, and stacks that ended
+    in it before their root, in all and by reason, most first."""
+
+    binary: str
+    by_table: int
+    by_frame_pointer: int
+    stacks_ended: int
+    ended: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class UnwindingReport:
+    """User stacks of a range: stacks = whole + cut + unchecked. Binaries in which most stacks ended come first."""
+
+    stacks: int
+    whole: int
+    unchecked: int
+    cut: int
+    reasons: list[Cut]
+    binaries: list[PassageRow]
+
+
+@dataclass(frozen=True, slots=True)
 class HostPage:
     """templates/host.html: GET /hosts/{host}, and the same with .json.
 
     `processes` are the heaviest of the range; `chart` is CPUs busy in a box of 720 x 120, and `peak` what
-    its top stands for. `seconds` is the CPU time of all samples.
+    its top stands for. `seconds` is the CPU time of all samples. `rates` says at which rate the range was taken,
+    in words. `trends` and `unwinding` are of the event with most samples, `unwinding` is None where agents said
+    nothing of it. `problem` says in a sentence why there are no figures of the range, or is "". `live` is false
+    for a range that has ended.
     """
 
     host: str
@@ -148,6 +201,11 @@ class HostPage:
     processes: list[Share]
     chart: Chart
     peak: float
+    rates: str
+    trends: list[Trend]
+    unwinding: UnwindingReport | None
+    problem: str
+    live: bool
     ranges: list[Choice]
     since: str
     twin: str

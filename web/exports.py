@@ -12,7 +12,7 @@ from profiler.formats.by_extension import WRITERS
 from web import urls
 from web.flamegraph.calltree import build_tree
 from web.flamegraph.svg import Caption, write_svg
-from web.store.queries import Overview, Queries, host_title
+from web.store.queries import Overview, Queries, host_title, rates_title
 from web.store.selection import Selection, rfc3339
 
 MEDIA_TYPES: Final = {
@@ -26,7 +26,7 @@ _CPU_EVENTS: Final = ("cpu", "cycles", "task-clock", "instructions")
 
 
 def export(queries: Queries, selection: Selection, extension: str) -> Response:
-    """A selection in one format. Raises Empty, and BadQuery where the selection cannot be one profile."""
+    """A selection in one format. Raises Empty, and MixedRates where its windows cannot be added up."""
     selection = queries.resolve(selection)
     if extension == "svg":
         body = picture(queries, selection)
@@ -48,11 +48,12 @@ def picture(queries: Queries, selection: Selection) -> bytes:
 def caption(overview: Overview, selection: Selection) -> Caption:
     start, end = overview.start_ns / 1e9, overview.end_ns / 1e9
     filters = ", ".join(str(m) for m in selection.matchers if m.label not in ("host", "event"))
-    rates = " and ".join(f"{hz} Hz" for hz in overview.hz)
+    rates = rates_title(overview.rates)
+    notes = account_lines(overview.accounting)
     return Caption(
         title=f"{host_title(overview.hosts)} · {overview.event}" + (f" · {filters}" if filters else ""),
         subtitle=f"{rfc3339(start)} to {rfc3339(end)}, {rates}",
-        notes=account_lines(overview.accounting),
+        notes=notes if len(overview.rates) == 1 else (*notes, f"rates: counted as {rates}"),
         background="cpu" if overview.event.startswith(_CPU_EVENTS) else "other",
-        seconds_per_sample=1 / overview.hz[0] if len(overview.hz) == 1 else None,
+        seconds_per_sample=1 / overview.hz,
     )

@@ -25,7 +25,7 @@ from opentelemetry.proto.collector.profiles.v1development.profiles_service_pb2 i
 
 from profiler.formats.otlp import Received, read_otlp, read_otlp_json
 from profiler.formats.otlp_read import MAX_BODY
-from profiler.model import Accounting, Profile
+from profiler.model import MAX_HZ, Accounting, Profile
 from web.store.store import StoreUnavailable
 from web.store.writer import MAX_AGE_S, MAX_AHEAD_S, Busy, Conflict, Push, Writer
 
@@ -34,7 +34,9 @@ JSON: Final = "application/json"
 READ_SECONDS: Final = 60
 RETRY_SECONDS: Final = 2
 PARSING_AT_ONCE: Final = 2
-MAX_COUNT: Final = 1 << 50  # of any figure in a window; sums of a whole store still fit 64 bits
+# Of any figure in a window. With MAX_HZ this is 2^50 counts at any common rate: sums of a whole store fit 64 bits.
+MAX_SECONDS: Final = 1 << 30
+MAX_COST: Final = 1 << 50
 
 router = APIRouter()
 
@@ -181,13 +183,16 @@ def unusable(profile: Profile, now: float) -> str:
         return f"A window older than {MAX_AGE_S // 86400} days was left out, since it would expire at once."
     if start > now + MAX_AHEAD_S:
         return "A window more than a day in the future was left out: set the clock of its host."
+    if not 1 <= profile.hz <= MAX_HZ:
+        return "A window of more than a million samples a second was left out: its rate cannot be true."
     a = profile.accounting
     figures = (a.expected, a.ticks, a.idle, a.filtered, a.sampled, a.frames_named, a.lost_total)
     costs = (a.cost.bpf_ns, a.cost.bpf_runs, a.cost.agent_cpu_ns, a.cost.rss_bytes, a.cost.locked_bytes)
-    if max(*figures, *costs, sum(a.frames_unknown.values())) > MAX_COUNT:
-        return f"A window with a figure above {MAX_COUNT:,} was left out: no machine ticks that often."
-    if profile.hz > 1_000_000:
-        return "A window of more than a million samples a second was left out: its rate cannot be true."
+    walked = sum(a.unwinding.counts().values())
+    if max(*figures, sum(a.frames_unknown.values()), walked) > MAX_SECONDS * profile.hz:
+        return f"A window with a figure above {MAX_SECONDS:,} seconds was left out: no machine ticks that often."
+    if max(costs) > MAX_COST:
+        return f"A window with a cost above {MAX_COST:,} was left out: it cannot be true."
     return ""
 
 

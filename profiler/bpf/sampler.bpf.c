@@ -10,25 +10,18 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_tracing.h>
+#include "kernel.h"
 #include "sampler.h"
+#include "unwind_maps.bpf.h"
 
 #define IDS_TRIED 2
 #define ENOMEM 12
-
-/* The few fields of the kernel's own types that are read, found at load time by BTF. */
-struct atomic_only {
-	int counter;
-};
-struct signal_struct {
-	struct atomic_only live;
-} __attribute__((preserve_access_index));
-struct task_struct {
-	int tgid;
-	struct signal_struct *signal;
-} __attribute__((preserve_access_index));
+#define STEPS_IN_PROGRAM 8
 
 const volatile __u32 filter_pids = 0;
 const volatile __u32 filter_cgroups = 0;
+const volatile __u32 filter_children = 0;
+const volatile __u32 unwind_tables = 1;
 
 struct stack_map {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -89,7 +82,8 @@ static __always_inline __u64 mix(__u64 hash, __u64 value)
 
 static __always_inline int same_stack(const struct stack *a, const struct stack *b)
 {
-	if (a->length != b->length)
+	if (a->length != b->length || a->end != b->end || a->by_frame_pointer[0] != b->by_frame_pointer[0] ||
+	    a->by_frame_pointer[1] != b->by_frame_pointer[1])
 		return 0;
 	for (__u32 i = 0; i < MAX_FRAMES; i++) {
 		if (i >= a->length)
@@ -104,7 +98,8 @@ static __always_inline int same_stack(const struct stack *a, const struct stack 
 static __always_inline __u64 keep_stack(void *stacks, const struct stack *stack, __u64 seed,
 					enum lost_reason *lost)
 {
-	__u64 id = mix(seed, stack->length);
+	__u64 id = mix(mix(seed, stack->length | (__u64)stack->end << 32),
+		       stack->by_frame_pointer[0] ^ stack->by_frame_pointer[1] * 31);
 
 	for (__u32 i = 0; i < MAX_FRAMES; i++) {
 		if (i >= stack->length)
@@ -136,7 +131,8 @@ static __always_inline __u64 keep_stack(void *stacks, const struct stack *stack,
 	return 0;
 }
 
-/* Takes the user or kernel stack of the tick. Sets *id, to 0 for an empty stack; returns 0, or -1 with *lost.
+/* Takes the kernel stack of the tick, or the user stack by frame pointers. Sets *id, to 0 for an empty stack;
+ * returns 0, or -1 with *lost.
  */
 static __always_inline int take_stack(void *ctx, void *stacks, __u64 flags, __u64 seed, __u64 *id,
 				      enum lost_reason *lost)
@@ -161,6 +157,8 @@ static __always_inline int take_stack(void *ctx, void *stacks, __u64 flags, __u6
 	if (last < MAX_FRAMES && !stack->addresses[last])
 		length--;
 	stack->length = length;
+	stack->end = END_UNKNOWN;
+	stack->by_frame_pointer[0] = stack->by_frame_pointer[1] = 0;
 	if (!length)
 		return 0;
 	*id = keep_stack(stacks, stack, seed, lost);
@@ -194,36 +192,94 @@ static __always_inline int count_sample(void *counts, const struct sample_key *k
 	return 0;
 }
 
-static __always_inline void sample(void *ctx, __u32 current, struct counters *counter)
+/* A tick between the programs that see to it. */
+struct pending {
+	__u64 start;
+	struct sample_key key;
+	__u32 generation;
+	__u32 padding;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct pending);
+} pending_ticks SEC(".maps");
+
+/* Counts a tick and takes its kernel stack. Whether there is a user stack to be walked by walk_of(). */
+static __always_inline int begin_tick(struct bpf_perf_event_data *ctx, struct pending *tick,
+				      struct counters *counter)
 {
-	void *stacks = current ? (void *)&stacks_1 : (void *)&stacks_0;
-	void *counts = current ? (void *)&counts_1 : (void *)&counts_0;
+	void *stacks = tick->generation ? (void *)&stacks_1 : (void *)&stacks_0;
+	void *counts = tick->generation ? (void *)&counts_1 : (void *)&counts_0;
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
-	struct sample_key key = {.cgroup = bpf_get_current_cgroup_id(), .tgid = pid_tgid >> 32};
+	struct sample_key *key = &tick->key;
 	enum lost_reason lost;
 
+	counter->ticks++;
 	if (!(__u32)pid_tgid) {
 		counter->idle++;
-		return;
+		return 0;
 	}
-	if (filtered_out(key.tgid, key.cgroup)) {
+	__builtin_memset(key, 0, sizeof(*key));
+	key->tgid = pid_tgid >> 32;
+	key->cgroup = bpf_get_current_cgroup_id();
+	if (filtered_out(key->tgid, key->cgroup)) {
 		counter->filtered++;
-		return;
+		return 0;
 	}
-	bpf_get_current_comm(key.comm, sizeof(key.comm));
+	bpf_get_current_comm(key->comm, sizeof(key->comm));
 	/* Kernel stacks are the same in every process, user addresses mean something in one only. */
-	if (take_stack(ctx, stacks, 0, 0, &key.kernel_stack, &lost) ||
-	    take_stack(ctx, stacks, BPF_F_USER_STACK, key.tgid, &key.user_stack, &lost) ||
-	    count_sample(counts, &key, &lost)) {
-		if (lost < LOST_REASONS)
-			counter->lost[lost]++;
-		return;
+	if (take_stack(ctx, stacks, 0, 0, &key->kernel_stack, &lost))
+		goto lost;
+	enum user_code code = USER_32;
+
+	if (unwind_tables) {
+		struct walk *walk = walk_of_this_cpu();
+
+		code = walk ? user_registers(ctx, walk) : USER_32;
+		if (walk && code == USER_64) {
+			begin_walk(walk, key->tgid);
+			return 1;
+		}
 	}
+	if (code == USER_32 && take_stack(ctx, stacks, BPF_F_USER_STACK, key->tgid, &key->user_stack, &lost))
+		goto lost;
+	if (count_sample(counts, key, &lost))
+		goto lost;
 	counter->sampled++;
+	return 0;
+lost:
+	if (lost < LOST_REASONS)
+		counter->lost[lost]++;
+	return 0;
 }
 
-SEC("perf_event")
-int on_tick(struct bpf_perf_event_data *ctx)
+/* Keeps the user stack that was walked, and the sample. */
+static __always_inline void end_walked_tick(struct pending *tick, struct walk *walk, struct counters *counter)
+{
+	void *stacks = tick->generation ? (void *)&stacks_1 : (void *)&stacks_0;
+	void *counts = tick->generation ? (void *)&counts_1 : (void *)&counts_0;
+	enum lost_reason lost;
+
+	end_walk(walk, walk->stack.end ?: END_TOO_DEEP);
+	tick->key.user_stack = keep_stack(stacks, &walk->stack, tick->key.tgid, &lost);
+	if (tick->key.user_stack && !count_sample(counts, &tick->key, &lost))
+		counter->sampled++;
+	else if (lost < LOST_REASONS)
+		counter->lost[lost]++;
+}
+
+static __always_inline struct pending *pending_tick(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&pending_ticks, &zero);
+}
+
+/* Begins a tick: its time, and the generation that all it leaves behind must land in. */
+static __always_inline struct counters *counters_of(struct pending *tick)
 {
 	__u64 start = bpf_ktime_get_ns();
 	__u32 zero = 0;
@@ -231,38 +287,115 @@ int on_tick(struct bpf_perf_event_data *ctx)
 
 	if (!now)
 		return 0;
-	/* Read once: all that this tick leaves behind must land in one generation. */
-	__u32 current = *(volatile __u32 *)now & 1;
+	tick->start = start;
+	tick->generation = *(volatile __u32 *)now & 1;
+	return bpf_map_lookup_elem(&counters, &tick->generation);
+}
+
+SEC("perf_event")
+int on_tick(struct bpf_perf_event_data *ctx)
+{
+	struct pending *tick = pending_tick();
+	struct counters *counter = tick ? counters_of(tick) : 0;
+	struct walk *walk = walk_of_this_cpu();
+
+	if (!counter || !walk)
+		return 0;
+	if (begin_tick(ctx, tick, counter)) {
+		walk_in_a_loop(walk);
+		end_walked_tick(tick, walk, counter);
+	}
+	counter->run_ns += bpf_ktime_get_ns() - tick->start;
+	return 0;
+}
+
+/* The same for kernels without bpf_loop(), which came with 5.17: walked by programs that call each other, a
+ * few frames each, as far as the kernel lets them (33 calls).
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(__u32));
+} next_program SEC(".maps");
+
+SEC("perf_event")
+int walk_on(struct bpf_perf_event_data *ctx)
+{
+	struct pending *tick = pending_tick();
+	struct walk *walk = walk_of_this_cpu();
+
+	if (!tick || !walk)
+		return 0;
+	__u32 current = tick->generation & 1;
 	struct counters *counter = bpf_map_lookup_elem(&counters, &current);
 
 	if (!counter)
 		return 0;
-	counter->ticks++;
-	sample(ctx, current, counter);
-	counter->run_ns += bpf_ktime_get_ns() - start;
+	walk->stack.end = 0;
+	for (int i = 0; i < STEPS_IN_PROGRAM && !walk->stack.end; i++)
+		walk->stack.end = step(walk);
+	if (!walk->stack.end)
+		bpf_tail_call(ctx, &next_program, 0);
+	end_walked_tick(tick, walk, counter);
+	counter->run_ns += bpf_ktime_get_ns() - tick->start;
 	return 0;
 }
 
-/* Loaded only where the children of the filtered processes belong to the profile. */
+SEC("perf_event")
+int on_tick_bounded(struct bpf_perf_event_data *ctx)
+{
+	struct pending *tick = pending_tick();
+	struct counters *counter = tick ? counters_of(tick) : 0;
+
+	if (!counter)
+		return 0;
+	if (begin_tick(ctx, tick, counter)) {
+		bpf_tail_call(ctx, &next_program, 0);
+		counter->lost[LOST_STACK_UNREADABLE]++;
+	}
+	counter->run_ns += bpf_ktime_get_ns() - tick->start;
+	return 0;
+}
+
+/* The children of filtered processes belong to the profile, where asked for; a child begins with its parent's
+ * mappings.
+ */
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(on_fork, struct task_struct *parent, struct task_struct *child)
 {
 	__u32 from = parent->tgid, to = child->tgid;
 	__u8 yes = 1;
 
-	if (from != to && bpf_map_lookup_elem(&pids, &from))
+	if (from == to)
+		return 0;
+	if (filter_children && bpf_map_lookup_elem(&pids, &from))
 		bpf_map_update_elem(&pids, &to, &yes, BPF_ANY);
+	copy_mappings(from, to);
 	return 0;
 }
 
-/* A pid that is used again must not be taken for the process that was asked for. */
+/* Told of a new name just before the record of it: of a program's too, when it has no more memory yet than
+ * its first stack (begin_new_exec() in fs/exec.c).
+ */
+SEC("tp_btf/task_rename")
+int BPF_PROG(on_rename, struct task_struct *task)
+{
+	if (task->mm && task->mm->map_count <= 1)
+		forget_mappings(task->tgid);
+	return 0;
+}
+
+/* A pid that is used again must not be taken for the process that had it. */
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(on_exit, struct task_struct *task)
 {
 	__u32 tgid = task->tgid;
 
-	if (!task->signal->live.counter)
-		bpf_map_delete_elem(&pids, &tgid);
+	if (task->signal->live.counter)
+		return 0;
+	bpf_map_delete_elem(&pids, &tgid);
+	forget_mappings(tgid);
 	return 0;
 }
 

@@ -4,7 +4,7 @@ Whatever occurs often is in a table and referred to by its index:
 
     host, event, hz, labels     as in Profile
     window                      [start, end), nanoseconds since the epoch
-    accounting                  as in Accounting; `lost` and `frames_unknown` by reason; `cost`
+    accounting                  as in Accounting; `lost` and `frames_unknown` by reason; `cost`; `unwinding`
     binaries    [path, build id]
     frames      [function, kind, system name, file, line, reason or null]
     locations   [address, binary or null, frames]                       inlined callees first
@@ -21,7 +21,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
-from profiler.model import Accounting, Cost, Profile, Sample, Window
+from profiler.model import Accounting, Cost, Passage, Profile, Sample, Unwinding, Window
 from symbolizer.types import Binary, Frame, Kind, Location, Reason
 
 VERSION: Final = 1
@@ -94,6 +94,24 @@ def accounting_object(accounting: Accounting) -> dict[str, object]:
             "agent_cpu_ns": cost.agent_cpu_ns,
             "rss_bytes": cost.rss_bytes,
             "locked_bytes": cost.locked_bytes,
+        },
+        "unwinding": unwinding_object(accounting.unwinding),
+    }
+
+
+def unwinding_object(unwinding: Unwinding) -> dict[str, object]:
+    """How far user stacks were walked, as a JSON object."""
+    return {
+        "whole": unwinding.whole,
+        "unchecked": unwinding.unchecked,
+        "cut": dict(unwinding.cut),
+        "binaries": {
+            path: {
+                "by_table": passage.by_table,
+                "by_frame_pointer": passage.by_frame_pointer,
+                "ended": dict(passage.ended),
+            }
+            for path, passage in unwinding.binaries.items()
         },
     }
 
@@ -187,6 +205,23 @@ def _accounting(found: Mapping[str, Any]) -> Accounting:
         frames_named=_number(found["frames_named"]),
         frames_unknown=_by_name(found["frames_unknown"], _number),
         cost=Cost(**_by_name(found["cost"], _number)),
+        unwinding=_unwinding(found["unwinding"]) if "unwinding" in found else Unwinding(),
+    )
+
+
+def _unwinding(found: Mapping[str, Any]) -> Unwinding:
+    return Unwinding(
+        _number(found["whole"]),
+        _number(found["unchecked"]),
+        _by_name(found["cut"], _number),
+        {
+            _text(path): Passage(
+                _number(passage["by_table"]),
+                _number(passage["by_frame_pointer"]),
+                _by_name(passage["ended"], _number),
+            )
+            for path, passage in found["binaries"].items()
+        },
     )
 
 

@@ -7,7 +7,7 @@ semantic conventions where those have a name, `pilotlight.*` where they have non
   profile's labels; a label whose key has a meaning of its own is written as pilotlight.label.KEY.
 - scope: pilotlight.push.agent, .epoch and .sequence, see `PushIdentity`.
 - profile: pilotlight.event and pilotlight.hz; on the first one, for all of them together,
-  pilotlight.accounting.* and pilotlight.cost.*.
+  pilotlight.accounting.*, pilotlight.cost.* and, by the keys of Unwinding.counts(), pilotlight.unwinding.*.
 - sample: process.pid, process.executable.name, thread.name.
 - mapping: process.executable.build_id.gnu, or pilotlight.build_id for an id of another kind.
 - location: profile.frame.type, the kind of the function that the address lies in. Where that does

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
 from google.protobuf import json_format  # type: ignore[import-untyped]
@@ -21,7 +21,7 @@ from opentelemetry.proto.profiles.v1development import profiles_pb2 as pb
 
 from profiler.formats import otlp_foreign as foreign
 from profiler.formats.otlp_write import COSTS, TICKS, PushIdentity
-from profiler.model import Accounting, Cost, Profile, Sample, Window
+from profiler.model import Accounting, Cost, Profile, Sample, Unwinding, Window
 from symbolizer.types import Binary, Frame, Kind, Location, Reason
 from symbolizer.unknown import unknown
 
@@ -32,6 +32,8 @@ MAX_PROFILES: Final = 1 << 16  # and as many resources, and scopes
 MAX_SAMPLES: Final = 1 << 20
 MAX_FRAMES: Final = 32 << 20  # of all samples together: few bytes must not unfold into many
 MAX_TEXT: Final = 256 << 20  # characters of the names of all samples' processes, threads, …, likewise
+MAX_REASONS: Final = 1000  # of one accounting: for what was lost or has no name, and counts of its unwinding
+MAX_REASON: Final = 1 << 15  # characters; the longest path, should every byte of it need an escape
 _MAX_INT: Final = (1 << 63) - 1
 _MAX_PID: Final = (1 << 32) - 1
 
@@ -124,10 +126,12 @@ def _without_ids(message: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class _Parts:
-    """What the resources of a message add to one Profile. `accounting` is None until one carries it."""
+    """What the resources of a message add to one Profile. `accounting` is None until one carries it; `walked` is its
+    unwinding, as plain counts."""
 
     samples: list[Sample] = field(default_factory=list)
     accounting: Accounting | None = None
+    walked: dict[str, int] = field(default_factory=dict)
 
 
 class _Reader:
@@ -197,9 +201,7 @@ class _Reader:
                     " of names: send fewer in one request"
                 )
             part.samples.append(Sample(stack, pid, process, thread, count, service, container))
-        accounting = self._accounting(profile)
-        if accounting is not None:
-            part.accounting = accounting if part.accounting is None else part.accounting + accounting
+        self._account(part, profile)
 
     def _profile(
         self,
@@ -214,6 +216,8 @@ class _Reader:
         if total > _MAX_INT:
             raise ValueError(f"the OTLP body's counts add up to {total}, more than 64 bits hold")
         accounting = part.accounting
+        if accounting is not None:
+            accounting = replace(accounting, unwinding=Unwinding.from_counts(part.walked))
         if accounting is not None and accounting.sampled != total:
             self._problems[
                 f"Accounting speaks of {accounting.sampled} samples where {total} came: it was replaced."
@@ -271,22 +275,34 @@ class _Reader:
             raise ValueError("an OTLP sample has a value below zero, or of more than 63 bits")
         return sum(sample.values)
 
-    def _accounting(self, profile: pb.Profile) -> Accounting | None:
+    def _account(self, part: _Parts, profile: pb.Profile) -> None:
         attributes = self._attributes_of(tuple(profile.attribute_indices))
         numbers: dict[str, int] = {}
         lost: dict[str, int] = {}
         unknown: dict[str, int] = {}
         cost: dict[str, int] = {}
+        walked: dict[str, int] = {}
+        groups = {"ticks": numbers, "lost": lost, "unknown": unknown, "cost": cost, "unwinding": walked}
         for key, value in attributes.items():
             group, name = _accounting_group(key)
             if not group:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
                 raise ValueError(f"the OTLP attribute {key} has to be a whole number and not below 0")
-            {"ticks": numbers, "lost": lost, "unknown": unknown, "cost": cost}[group][name] = value
+            if len(name) > MAX_REASON:
+                raise ValueError(f"an OTLP attribute {key[:60]}… has a name of {len(key):,} characters: shorten it")
+            groups[group][name] = value
         if "sampled" not in numbers:
-            return None
-        return Accounting(**numbers, lost=lost, frames_unknown=unknown, cost=Cost(**cost))
+            return
+        counts = {name: numbers.get(name, 0) for name in TICKS}
+        accounting = Accounting(**counts, lost=lost, frames_unknown=unknown, cost=Cost(**cost), unwinding=Unwinding())
+        part.accounting = accounting if part.accounting is None else part.accounting + accounting
+        for name, count in walked.items():
+            part.walked[name] = part.walked.get(name, 0) + count
+        if len(part.accounting.lost) + len(part.accounting.frames_unknown) + len(part.walked) > MAX_REASONS:
+            raise ValueError(
+                f"the OTLP body's accounting has more than {MAX_REASONS:,} reasons and binaries: send the most frequent"
+            )
 
     def _stack(self, index: int) -> tuple[Location, ...]:
         stack = self._stacks.get(index)
@@ -471,6 +487,7 @@ def _accounting_group(key: str) -> tuple[str, str]:
     for group, prefix in (
         ("lost", "pilotlight.accounting.lost."),
         ("unknown", "pilotlight.accounting.frames_unknown."),
+        ("unwinding", "pilotlight.unwinding."),
     ):
         if key.startswith(prefix):
             return group, key.removeprefix(prefix)

@@ -1,4 +1,8 @@
-"""From a Profile to OTLP; otlp.py says which attributes there are."""
+"""From a Profile to OTLP; otlp.py says which attributes there are.
+
+Messages are written field by field, with the numbers that opentelemetry-proto's .proto files give them: profiles.proto
+and profiles_service.proto of v1development, common.proto and resource.proto of v1.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,9 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final
 
-from opentelemetry.proto.collector.profiles.v1development.profiles_service_pb2 import (
-    ExportProfilesServiceRequest,
-)
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
-from opentelemetry.proto.profiles.v1development import profiles_pb2 as pb
-
 from profiler.formats import otlp_foreign as foreign
 from profiler.formats.names import encodable
+from profiler.formats.wire import block, blocks, fixed64, packed, present, signed, signed_varint, text, unsigned, varint
 from profiler.model import Accounting, Profile, Sample
 from symbolizer.types import Binary, Frame, Kind, Location, Reason
 
@@ -50,8 +49,7 @@ def write_otlp(profile: Profile, identity: PushIdentity | None = None) -> bytes:
 
     Raises ValueError for a number that the format cannot hold (beyond 64 bits).
     """
-    request = ExportProfilesServiceRequest()
-    tables = _Tables(request.dictionary)
+    tables = _Tables()
     groups: dict[tuple[str, str], list[Sample]] = {}
     for sample in profile.samples:
         groups.setdefault((sample.service, sample.container), []).append(sample)
@@ -60,31 +58,41 @@ def write_otlp(profile: Profile, identity: PushIdentity | None = None) -> bytes:
         tables.attribute("pilotlight.hz", profile.hz),
     ]
     accounting = [tables.attribute(key, n) for key, n in _accounting_items(profile.accounting)]
-    value_type = pb.ValueType(type_strindex=tables.string("samples"), unit_strindex=tables.string("count"))
-    period_type = pb.ValueType(type_strindex=tables.string("cpu"), unit_strindex=tables.string("nanoseconds"))
+    sample_type = _value_type(tables, "samples", "count")
+    period_type = _value_type(tables, "cpu", "nanoseconds")
+    window = (
+        fixed64(3, profile.window.start_ns)
+        + unsigned(4, profile.window.end_ns - profile.window.start_ns)
+        + block(5, period_type)
+        + signed(6, round(1e9 / profile.hz))
+    )
+    resources = []
     for place, ((service, container), samples) in enumerate((groups or {("", ""): []}).items()):
-        resource_profiles = request.resource_profiles.add()
-        resource_profiles.resource.attributes.extend(_resource(profile, service, container))
-        scope_profiles = resource_profiles.scope_profiles.add(scope=_scope(identity))
-        written = scope_profiles.profiles.add(
-            sample_type=value_type,
-            time_unix_nano=profile.window.start_ns,
-            duration_nano=profile.window.end_ns - profile.window.start_ns,
-            period_type=period_type,
-            period=round(1e9 / profile.hz),
-            attribute_indices=event if place else event + accounting,
-            profile_id=_profile_id(identity, place),
+        written = (
+            block(1, sample_type)
+            + blocks(2, [_sample(tables, sample) for sample in samples])
+            + window
+            + text(7, _profile_id(identity, place))
+            + packed(11, event if place else event + accounting)
         )
-        for sample in samples:
-            written.samples.add(
-                stack_index=tables.stack(sample.stack),
-                values=(sample.count,),
-                attribute_indices=tables.thread(sample.pid, sample.process, sample.thread),
-            )
-    return bytes(request.SerializeToString())
+        scope_profiles = block(1, _scope(identity)) + block(2, written)
+        resources.append(block(1, _resource(profile, service, container)) + block(2, scope_profiles))
+    return blocks(1, resources) + block(2, tables.dictionary())
 
 
-def _resource(profile: Profile, service: str, container: str) -> list[KeyValue]:
+def _sample(tables: _Tables, sample: Sample) -> bytes:
+    return (
+        unsigned(1, tables.stack(sample.stack))
+        + tables.thread(sample.pid, sample.process, sample.thread)
+        + packed(4, (signed_varint(sample.count),))
+    )
+
+
+def _value_type(tables: _Tables, kind: str, unit: str) -> bytes:
+    return unsigned(1, tables.string(kind)) + unsigned(2, tables.string(unit))
+
+
+def _resource(profile: Profile, service: str, container: str) -> bytes:
     items = {"host.name": profile.host}
     if service:
         items["service.name"] = service
@@ -92,20 +100,18 @@ def _resource(profile: Profile, service: str, container: str) -> list[KeyValue]:
         items["container.id"] = container
     for key, value in profile.labels.items():
         items[f"pilotlight.label.{key}" if foreign.has_meaning(key) else key] = value
-    return [_key_value(key, value) for key, value in items.items()]
+    return blocks(1, [_key_value(key, value) for key, value in items.items()])
 
 
-def _scope(identity: PushIdentity | None) -> InstrumentationScope:
-    scope = InstrumentationScope(name="pilotlight")
+def _scope(identity: PushIdentity | None) -> bytes:
+    attributes: tuple[bytes, ...] = ()
     if identity is not None:
-        scope.attributes.extend(
-            (
-                _key_value("pilotlight.push.agent", identity.agent),
-                _key_value("pilotlight.push.epoch", identity.epoch),
-                _key_value("pilotlight.push.sequence", identity.sequence),
-            )
+        attributes = (
+            _key_value("pilotlight.push.agent", identity.agent),
+            _key_value("pilotlight.push.epoch", identity.epoch),
+            _key_value("pilotlight.push.sequence", identity.sequence),
         )
-    return scope
+    return text(1, b"pilotlight") + blocks(3, attributes)
 
 
 def _profile_id(identity: PushIdentity | None, place: int) -> bytes:
@@ -116,12 +122,17 @@ def _profile_id(identity: PushIdentity | None, place: int) -> bytes:
     return blake2b(text.encode(), digest_size=16).digest()
 
 
-def _key_value(key: str, value: str | int) -> KeyValue:
-    return KeyValue(key=encodable(key), value=_any_value(value))
+def _key_value(key: str, value: str | int) -> bytes:
+    return text(1, _utf8(key)) + block(2, _any_value(value))
 
 
-def _any_value(value: str | int) -> AnyValue:
-    return AnyValue(int_value=value) if isinstance(value, int) else AnyValue(string_value=encodable(value))
+def _any_value(value: str | int) -> bytes:
+    """An AnyValue; which of its fields is there says the type, so it is there even when empty."""
+    return present(3, value) if isinstance(value, int) else block(1, _utf8(value))
+
+
+def _utf8(name: str) -> bytes:
+    return name.encode() if name.isascii() else encodable(name).encode()
 
 
 def _accounting_items(accounting: Accounting) -> Iterable[tuple[str, int]]:
@@ -133,123 +144,135 @@ def _accounting_items(accounting: Accounting) -> Iterable[tuple[str, int]]:
         yield f"pilotlight.accounting.frames_unknown.{reason}", count
     for name in COSTS:
         yield f"pilotlight.cost.{name}", getattr(accounting.cost, name)
+    for fate, count in accounting.unwinding.counts().items():
+        yield f"pilotlight.unwinding.{fate}", count
 
 
 class _Tables:
-    """The dictionary of a message while it is written. Equal entries are written once.
+    """The dictionary of a message while it is written: the tables that all else refers to by index.
 
-    Objects are looked up by id() first, which is far cheaper than by value: samples share them.
+    Each is a dict from an entry, encoded, to its index, so equal entries are written once; index 0 of every table
+    is the empty entry. Objects are looked up by id() first, which is far cheaper than by value: samples share them.
+    Of what is only ever put into packed fields the index is kept encoded.
     """
 
-    def __init__(self, dictionary: pb.ProfilesDictionary) -> None:
-        self._dictionary = dictionary
-        dictionary.mapping_table.add()
-        dictionary.location_table.add()
-        dictionary.function_table.add()
-        dictionary.link_table.add()
-        dictionary.string_table.append("")
-        dictionary.attribute_table.add()
-        dictionary.stack_table.add()
-        self._strings = {"": 0}
-        self._attributes: dict[tuple[str, str | int], int] = {}
-        self._threads: dict[tuple[int, str, str], list[int]] = {}
-        self._mappings: dict[tuple[str, str], int] = {}
-        self._functions: dict[tuple[str, str, str], int] = {}
-        self._said_of_frames: dict[tuple[tuple[Kind, Reason | None, bool], ...], tuple[int, ...]] = {}
-        self._locations: dict[tuple[object, ...], int] = {}
-        self._location_by_id: dict[int, int] = {}
-        self._stacks: dict[tuple[int, ...], int] = {(): 0}
+    def __init__(self) -> None:
+        self._strings: dict[bytes, int] = {}
+        self._attributes: dict[bytes, int] = {}
+        self._mappings: dict[bytes, int] = {}
+        self._functions: dict[bytes, int] = {}
+        self._locations: dict[bytes, int] = {}
+        self._stacks: dict[bytes, int] = {}
+        self._string_of: dict[str, int] = {"": 0}
+        self._attribute_of: dict[tuple[str, str | int], bytes] = {}
+        self._thread_of: dict[tuple[int, str, str], bytes] = {}
+        self._said_of_frames: dict[tuple[tuple[Kind, Reason | None, bool], ...], bytes] = {}
+        # By id().
+        self._location_of: dict[int, bytes] = {}
+        self._binary_of: dict[int, bytes] = {}
+        self._frames_of: dict[int, bytes] = {}
 
-    def string(self, text: str) -> int:
-        index = self._strings.get(text)
+    def dictionary(self) -> bytes:
+        """The ProfilesDictionary."""
+        links: dict[bytes, int] = {}
+        tables = (
+            self._mappings,
+            self._locations,
+            self._functions,
+            links,
+            self._strings,
+            self._attributes,
+            self._stacks,
+        )
+        return b"".join([block(field, b"") + blocks(field, table) for field, table in enumerate(tables, 1)])
+
+    def string(self, string: str) -> int:
+        index = self._string_of.get(string)
         if index is None:
-            index = self._strings[text] = len(self._strings)
-            self._dictionary.string_table.append(encodable(text))
+            index = self._string_of[string] = _index(self._strings, _utf8(string))
         return index
 
-    def attribute(self, key: str, value: str | int) -> int:
-        index = self._attributes.get((key, value))
+    def attribute(self, key: str, value: str | int) -> bytes:
+        index = self._attribute_of.get((key, value))
         if index is None:
-            index = self._attributes[key, value] = len(self._attributes) + 1
-            self._dictionary.attribute_table.add(key_strindex=self.string(key), value=_any_value(value))
+            entry = unsigned(1, self.string(key)) + block(2, _any_value(value))
+            index = self._attribute_of[key, value] = varint(_index(self._attributes, entry))
         return index
 
-    def thread(self, pid: int, process: str, thread: str) -> list[int]:
-        indices = self._threads.get((pid, process, thread))
-        if indices is None:
-            indices = self._threads[pid, process, thread] = [
-                self.attribute("process.pid", pid),
-                self.attribute("process.executable.name", process),
-                self.attribute("thread.name", thread),
-            ]
-        return indices
+    def thread(self, pid: int, process: str, thread: str) -> bytes:
+        """A sample's attributes, field and all."""
+        attributes = self._thread_of.get((pid, process, thread))
+        if attributes is None:
+            attributes = self._thread_of[pid, process, thread] = packed(
+                2,
+                (
+                    self.attribute("process.pid", pid),
+                    self.attribute("process.executable.name", process),
+                    self.attribute("thread.name", thread),
+                ),
+            )
+        return attributes
 
     def stack(self, stack: Sequence[Location]) -> int:
-        known = self._location_by_id
-        locations = tuple([known.get(id(location)) or self._location(location) for location in stack])
-        index = self._stacks.get(locations)
-        if index is None:
-            index = self._stacks[locations] = len(self._stacks)
-            self._dictionary.stack_table.add(location_indices=locations)
+        if not stack:
+            return 0
+        known = self._location_of
+        locations = [known.get(id(location)) or self._location(location) for location in stack]
+        return _index(self._stacks, packed(1, locations))
+
+    def _location(self, location: Location) -> bytes:
+        binary = b""
+        if location.binary is not None:
+            binary = self._binary_of.get(id(location.binary)) or self._binary(location.binary)
+        frames = self._frames_of.get(id(location.frames)) or self._frames(location.frames)
+        entry = binary + unsigned(2, location.address) + frames
+        index = self._location_of[id(location)] = varint(_index(self._locations, entry))
         return index
 
-    def _location(self, location: Location) -> int:
-        mapping = self._mapping(location.binary) if location.binary else 0
-        lines = tuple([(self._function(frame), frame.line) for frame in location.frames])
-        attributes = self._frame_attributes(location.frames)
-        key = (mapping, location.address, lines, attributes)
-        index = self._locations.get(key)
-        if index is None:
-            index = self._locations[key] = len(self._locations) + 1
-            self._dictionary.location_table.add(
-                mapping_index=mapping,
-                address=location.address,
-                lines=[pb.Line(function_index=function, line=line) for function, line in lines],
-                attribute_indices=attributes,
-            )
-        self._location_by_id[id(location)] = index
-        return index
+    def _frames(self, frames: tuple[Frame, ...]) -> bytes:
+        """A location's lines and attributes, fields and all."""
+        lines = blocks(3, [unsigned(1, self._function(frame)) + signed(2, frame.line) for frame in frames])
+        written = self._frames_of[id(frames)] = lines + self._frame_attributes(frames)
+        return written
 
-    def _frame_attributes(self, frames: Sequence[Frame]) -> tuple[int, ...]:
+    def _frame_attributes(self, frames: Sequence[Frame]) -> bytes:
         said = tuple([(frame.kind, frame.reason, not frame.function) for frame in frames])
-        indices = self._said_of_frames.get(said)
-        if indices is None:
+        attributes = self._said_of_frames.get(said)
+        if attributes is None:
             frame_type = _TYPE_OF_KIND.get(frames[-1].kind, "")
-            attributes = [self.attribute("profile.frame.type", frame_type)] if frame_type else []
+            indices = [self.attribute("profile.frame.type", frame_type)] if frame_type else []
             if any(
                 not frame.function
                 or foreign.kind(frame_type, frame.function, inlined=place < len(frames) - 1) != frame.kind
                 for place, frame in enumerate(frames)
             ):
                 kinds = ",".join(frame.kind for frame in frames)
-                attributes.append(self.attribute("pilotlight.frame.kinds", kinds))
+                indices.append(self.attribute("pilotlight.frame.kinds", kinds))
             if any(frame.reason for frame in frames):
                 reasons = ",".join(frame.reason or "" for frame in frames)
-                attributes.append(self.attribute("pilotlight.frame.reasons", reasons))
-            indices = self._said_of_frames[said] = tuple(attributes)
-        return indices
+                indices.append(self.attribute("pilotlight.frame.reasons", reasons))
+            attributes = self._said_of_frames[said] = packed(4, indices)
+        return attributes
 
-    def _mapping(self, binary: Binary) -> int:
-        key = (binary.path, binary.build_id)
-        index = self._mappings.get(key)
-        if index is None:
-            index = self._mappings[key] = len(self._mappings) + 1
-            attributes = []
-            if binary.build_id:
-                is_hex = all(c in "0123456789abcdef" for c in binary.build_id)
-                name = "process.executable.build_id.gnu" if is_hex else "pilotlight.build_id"
-                attributes.append(self.attribute(name, binary.build_id))
-            self._dictionary.mapping_table.add(filename_strindex=self.string(binary.path), attribute_indices=attributes)
-        return index
+    def _binary(self, binary: Binary) -> bytes:
+        """A location's mapping, field and all."""
+        attributes = []
+        if binary.build_id:
+            is_hex = all(c in "0123456789abcdef" for c in binary.build_id)
+            name = "process.executable.build_id.gnu" if is_hex else "pilotlight.build_id"
+            attributes.append(self.attribute(name, binary.build_id))
+        entry = unsigned(4, self.string(binary.path)) + packed(5, attributes)
+        written = self._binary_of[id(binary)] = unsigned(1, _index(self._mappings, entry))
+        return written
 
     def _function(self, frame: Frame) -> int:
-        key = (frame.function, frame.system_name, frame.file)
-        index = self._functions.get(key)
-        if index is None:
-            index = self._functions[key] = len(self._functions) + 1
-            self._dictionary.function_table.add(
-                name_strindex=self.string(frame.function),
-                system_name_strindex=self.string(frame.system_name),
-                filename_strindex=self.string(frame.file),
-            )
-        return index
+        entry = (
+            unsigned(1, self.string(frame.function))
+            + unsigned(2, self.string(frame.system_name))
+            + unsigned(3, self.string(frame.file))
+        )
+        return _index(self._functions, entry)
+
+
+def _index(table: dict[bytes, int], entry: bytes) -> int:
+    return table.setdefault(entry, len(table) + 1)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -14,7 +15,7 @@ from playwright.sync_api import Browser, Page, expect
 from playwright.sync_api import Frame as FrameOfPage
 
 from profiler.formats.otlp import PushIdentity, write_otlp
-from profiler.model import Accounting, Profile, Sample, Window
+from profiler.model import Accounting, Cost, Passage, Profile, Sample, Unwinding, Window
 from symbolizer.types import Binary, Frame, Kind, Location
 
 CHECKOUT = Path(__file__).parent.parent.parent
@@ -25,6 +26,7 @@ options = ServerOptions(sys.argv[1], port=0, commit_seconds=0)
 sys.exit(serve(options, ready=lambda url: print(url, flush=True)))
 """
 HOSTILE = "<img src=x onerror=alert(1)>"
+SLOWED = "db-1"  # its agent lowers its rate, and says how it walked its stacks
 
 
 def profile(start: int, host: str) -> Profile:
@@ -40,6 +42,28 @@ def profile(start: int, host: str) -> Profile:
     )
     window = Window(start * 10**9, (start + 10) * 10**9)
     return Profile(host, "cpu-clock", 99, window, samples, Accounting(1980, 1100, 1000, 0, 100, {}, 240))
+
+
+def slowed(start: int, number: int) -> Profile:
+    """Window `number` of a host whose agent went from 99 to 33 Hz after six."""
+    unwinding = Unwinding(
+        90,
+        1,
+        {"no unwind information": 7, "stack memory unreadable": 2},
+        {
+            "/usr/lib/x86_64-linux-gnu/libc.so.6": Passage(300, 0, {"stack memory unreadable": 2}),
+            f"/opt/vendor/lib/{HOSTILE}/" + "a-very-long-directory-name/" * 5 + "libfast.so": Passage(
+                0, 20, {"no unwind information": 7}
+            ),
+            "/usr/sbin/mariadbd": Passage(800),
+        },
+    )
+    made = profile(start, SLOWED)
+    hz = 99 if number < 6 else 33
+    ticks = 20 * hz
+    cost = Cost(ticks * (2500 + 100 * number), ticks, 9_000_000 + 10**6 * number, 41 << 20, 12 << 20)
+    account = replace(made.accounting, expected=ticks, ticks=ticks, idle=ticks - 100, cost=cost, unwinding=unwinding)
+    return replace(made, hz=hz, accounting=account, labels={"env": "prod", "rack": HOSTILE})
 
 
 def push(url: str, made: Profile, sequence: int) -> None:
@@ -63,6 +87,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     for sequence in range(12):
         for host in ("web-1", HOSTILE):
             push(url, profile(now - 10 * (12 - sequence), host), sequence)
+        push(url, slowed(now - 10 * (12 - sequence), sequence), sequence)
     yield url
     process.terminate()
     assert process.wait(60) == 0
@@ -122,11 +147,55 @@ def test_the_form_asks_for_what_is_in_it(server: str, page: Page) -> None:
 
 
 def test_a_hostile_name_is_text_on_every_page(server: str, page: Page) -> None:
-    for path in ("", "flamegraph", f"flamegraph?comm={HOSTILE}", f"hosts/{HOSTILE}", "docs"):
+    for path in ("", "flamegraph", f"flamegraph?comm={HOSTILE}", f"hosts/{HOSTILE}", f"hosts/{SLOWED}", "docs"):
         page.goto(server + path)
         expect(page.locator("main img")).to_have_count(0)
     page.goto(f"{server}flamegraph?comm={HOSTILE}")
     expect(picture_of(page).locator("text", has_text=HOSTILE).first).to_be_visible()
+
+
+def test_a_host_says_which_file_to_fix(server: str, page: Page) -> None:
+    page.goto(server)
+    page.get_by_role("link", name=SLOWED, exact=True).click()
+    expect(page.get_by_role("heading", name=SLOWED)).to_be_visible()
+    table = page.get_by_role("table").filter(has_text="Stacks ended here")
+    first = table.get_by_role("row").nth(1)
+    expect(first).to_contain_text("libfast.so")
+    expect(first).to_contain_text(f"no unwind information: {7 * 24}")
+    expect(first).to_contain_text("480")
+    expect(table.get_by_role("row").last).to_contain_text("mariadbd")
+    expect(page.get_by_text("-fno-asynchronous-unwind-tables")).to_be_visible()
+    expect(page.get_by_text("33 Hz now, 33 and 99 Hz in the range")).to_be_visible()
+    expect(page.get_by_text("99 Hz, partly weighed: 33 Hz × 3")).to_be_visible()
+    costs = page.get_by_role("table").filter(has_text="BPF a tick")
+    expect(costs.get_by_role("row").filter(has_text="Locked in BPF maps")).to_contain_text("12 MB")
+    expect(costs.locator("svg path").first).to_be_attached()
+
+
+def test_a_host_refreshes_and_keeps_what_it_says(server: str, page: Page) -> None:
+    page.goto(f"{server}hosts/{SLOWED}")
+    page.evaluate("window.stayed = true")
+    page.locator("main").evaluate("main => { main.querySelector('h1').textContent = 'old'; }")
+    expect(page.get_by_role("heading", name=SLOWED)).to_be_visible(timeout=20_000)
+    expect(page.get_by_role("table").filter(has_text="Stacks ended here")).to_be_visible()
+    assert page.evaluate("window.stayed") is True
+
+
+@pytest.mark.parametrize("path", ["", f"hosts/{SLOWED}", f"flamegraph?host={SLOWED}"])
+def test_a_page_fits_a_telephone(server: str, page: Page, path: str) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(server + path)
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+
+
+def test_a_picture_of_different_rates_says_so_and_weighs_them(server: str, page: Page) -> None:
+    page.goto(f"{server}flamegraph?host={SLOWED}")
+    expect(page.locator(".summary")).to_contain_text("2,400 samples, 24.2 CPU seconds")
+    expect(page.locator(".summary")).to_contain_text("at 99 Hz, partly weighed: 33 Hz × 3")
+    picture = picture_of(page)
+    expect(picture.locator("#fg-subtitle")).to_contain_text("99 Hz, partly weighed: 33 Hz × 3")
+    picture.get_by_role("treeitem", name="parse_request (").first.hover()
+    expect(picture.locator("#fg-details-name")).to_contain_text("parse_request (1,440 samples")
 
 
 def test_the_hosts_refresh_without_a_reload(server: str, page: Page) -> None:

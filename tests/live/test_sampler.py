@@ -119,6 +119,17 @@ def test_a_cpu_that_goes_and_comes_is_followed() -> None:
         assert_agrees(window)
 
 
+def test_the_rate_changes_between_windows_and_each_carries_its_own() -> None:
+    with busy("sh", "-c", "while :; do :; done", times=2 * (os.cpu_count() or 1)), sampling(990) as running:
+        rates = [990, 99, 11, 495]
+        for hz, following in zip(rates, [*rates[1:], 0], strict=True):
+            time.sleep(2)
+            window = running.drain(following)
+            assert window.hz == hz
+            assert window.counted.ticks == pytest.approx(hz * window.cpu_seconds, rel=0.2)
+            assert_agrees(window)
+
+
 def test_lost_process_records_are_counted_and_healed(monkeypatch: pytest.MonkeyPatch, compile_c: Compile) -> None:
     monkeypatch.setattr(records, "_SMALLEST_RING", 8 << 10)
     monkeypatch.setattr(records, "_LARGEST_RING", 8 << 10)
@@ -133,7 +144,7 @@ def test_lost_process_records_are_counted_and_healed(monkeypatch: pytest.MonkeyP
                 assert time.monotonic() < end
                 known.apply(stream.read())
                 subprocess.run(["/bin/true"], check=True)
-            (program,) = [p for p in known.programs(pid, 0, 1 << 62) if p.name == "chains"]
+            program = [p for p in known.programs(pid, 0, 1 << 62) if p.name == "chains"][-1]
             assert any(mapping.path.endswith("/chains") for mapping in program.mapped.mappings())
     finally:
         stream.close()

@@ -84,6 +84,7 @@ WINDOWS: Final = Table(
         **{name: "UInt64" for name in (*ACCOUNTING, *COST)},
         "lost": _COUNTS,
         "frames_unknown": _COUNTS,
+        "unwinding": _COUNTS,
         "batch": "UInt32",
     },
 )
@@ -180,6 +181,7 @@ class Batch:
             **{name: getattr(accounting.cost, name) for name in COST},
             "lost": {bounded(key): value for key, value in accounting.lost.items()},
             "frames_unknown": {bounded(key): value for key, value in accounting.frames_unknown.items()},
+            "unwinding": {bounded(key): value for key, value in accounting.unwinding.counts().items()},
             "batch": self.number,
         }
         for name, value in row.items():

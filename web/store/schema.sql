@@ -66,7 +66,8 @@ TTL seen + INTERVAL 30 DAY
 SETTINGS index_granularity = 1024, old_parts_lifetime = 60,
     fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1;
 
--- One row per window of a host and event: its whole accounting, and what taking it cost.
+-- One row per window of a host and event: its whole accounting, and what taking it cost. Counts are at the
+-- window's own rate `hz`; `unwinding` is by the keys of model.Unwinding.counts().
 CREATE TABLE IF NOT EXISTS windows
 (
     ts             DateTime('UTC') CODEC(GCD, Delta, ZSTD(1)),
@@ -88,6 +89,7 @@ CREATE TABLE IF NOT EXISTS windows
     lost           Map(LowCardinality(String), UInt64) CODEC(ZSTD(1)),
     frames_named   UInt64 CODEC(ZSTD(1)),
     frames_unknown Map(LowCardinality(String), UInt64) CODEC(ZSTD(1)),
+    unwinding      Map(LowCardinality(String), UInt64) CODEC(ZSTD(1)),
     bpf_ns         UInt64 CODEC(ZSTD(1)),
     bpf_runs       UInt64 CODEC(ZSTD(1)),
     agent_cpu_ns   UInt64 CODEC(ZSTD(1)),
@@ -101,6 +103,10 @@ ORDER BY (host, event, ts)
 TTL ts + INTERVAL 14 DAY
 SETTINGS ttl_only_drop_parts = 1, old_parts_lifetime = 60,
     fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1;
+
+-- A store that is older than the column.
+ALTER TABLE windows ADD COLUMN IF NOT EXISTS
+    unwinding Map(LowCardinality(String), UInt64) CODEC(ZSTD(1)) AFTER frames_unknown;
 
 -- One row per acknowledged push: the mark that its batch is whole. A body without an identity has
 -- agent = ''. Kept longer than any sample, so that the newest batch is always known.

@@ -19,7 +19,7 @@ _NUMBERS: Final = ("pid", "hz")
 _MATCHER: Final = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_.]*)\s*(=~|!~|!=|=)(.*)", re.DOTALL)
 _RELATIVE: Final = re.compile(r"now(?:-(\d{1,6})([smhdw]))?")
 _UNIT_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-_LAST_S: Final = (1 << 32) - 1  # what the store's times can hold
+LAST_S: Final = (1 << 32) - 1  # what the store's times can hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,7 @@ def parse_time(text: str, name: str, now: float) -> int:
             seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
         except (ValueError, OverflowError):
             seconds = None
-    if seconds is None or not 0 <= seconds <= _LAST_S:
+    if seconds is None or not 0 <= seconds <= LAST_S:
         raise BadQuery(
             f"`{name}` is no time: {_short(text)}; write 2026-01-31T12:00:00Z, seconds or milliseconds"
             " since 1970, now, or now-15m (s, m, h, d, w)"

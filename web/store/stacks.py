@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from profiler.model import Sample, StackTable, bases
+from profiler.model import Sample, StackTable, bases, common_rate
 from symbolizer.types import Frame, Kind, Location
 from web.store.rows import LOCATION_COLUMNS, location_of
 from web.store.selection import Selection
@@ -112,12 +112,21 @@ class Group:
     counts: NDArray[np.uint64]
 
 
-def fetch_groups(store: Store, selection: Selection, horizon: int) -> list[Group]:
+def weighed(column: str, rates: Sequence[int]) -> str:
+    """SQL for a count in `column`, taken at its row's `hz`, at the common rate of all `rates` (see common_rate)."""
+    rate = common_rate(rates)
+    if rate is None:
+        raise ValueError(f"no common rate of {rates}")
+    return column if set(rates) == {rate} else f"{column} * intDiv({rate}, hz)"
+
+
+def fetch_groups(store: Store, selection: Selection, horizon: int, rates: Sequence[int]) -> list[Group]:
+    """The counts of a selection's stacks, at the common rate of `rates`: those of its windows."""
     where, parameters = selection.where(horizon, samples=True)
     answer = store.raw(
         "SELECT process, thread, groupArray(stack), groupArray(count) FROM"
-        " (SELECT toString(process) AS process, toString(thread) AS thread, stack, sum(value) AS count"
-        f" FROM (SELECT process, thread, stack, value FROM samples WHERE {where})"
+        " (SELECT toString(process) AS process, toString(thread) AS thread, stack, sum(weight) AS count"
+        f" FROM (SELECT process, thread, stack, {weighed('value', rates)} AS weight FROM samples WHERE {where})"
         " GROUP BY process, thread, stack)"
         " GROUP BY process, thread ORDER BY process, thread",
         parameters,
@@ -192,12 +201,15 @@ def count_frames(groups: list[Group], stacks: Stacks) -> FrameCounts:
     return FrameCounts(named, dict(sorted(unknown.items())))
 
 
-def fetch_samples(store: Store, selection: Selection, horizon: int, stacks: Stacks) -> tuple[Sample, ...]:
-    """One sample per stack, process, thread, pid, service and container, heaviest first."""
+def fetch_samples(
+    store: Store, selection: Selection, horizon: int, stacks: Stacks, rates: Sequence[int]
+) -> tuple[Sample, ...]:
+    """One sample per stack, process, thread, pid, service and container, heaviest first; counts as in fetch_groups."""
     where, parameters = selection.where(horizon, samples=True)
     rows = store.rows(
-        "SELECT stack, pid, process, thread, sum(value) AS count, service, container"
-        f" FROM (SELECT stack, pid, process, thread, value, service, container FROM samples WHERE {where})"
+        "SELECT stack, pid, process, thread, sum(weight) AS count, service, container"
+        f" FROM (SELECT stack, pid, process, thread, {weighed('value', rates)} AS weight, service, container"
+        f" FROM samples WHERE {where})"
         " GROUP BY stack, pid, process, thread, service, container"
         " ORDER BY count DESC, process, thread, pid, stack, service, container",
         parameters,

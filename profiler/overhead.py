@@ -1,0 +1,67 @@
+"""Keeps what profiling costs below a share of one CPU: by the rate it samples at, and by how prompt it is."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+MINUTE = 60.0
+_LONGEST_PAUSE = 0.1
+_AIM = 0.8  # of the limit, so that a rate is kept once it is chosen
+
+
+class RateGovernor:
+    """Chooses the rate of the next window from the costs of those before.
+
+    Rates are the asked-for one divided by whole numbers without a rest, so that a tick at a lower rate weighs as
+    much as some whole number of ticks at the full one, and windows of different rates add up exactly.
+    """
+
+    def __init__(self, hz: int, limit: float) -> None:
+        """`limit` is a share of one CPU, over a minute; 0 for none."""
+        self._rates = [hz // part for part in range(1, hz + 1) if hz % part == 0]  # falling
+        self._limit = limit
+        self._at = 0
+        self._past: deque[tuple[float, float]] = deque()  # CPU seconds and seconds of windows at this rate
+
+    @property
+    def hz(self) -> int:
+        return self._rates[self._at]
+
+    def next_hz(self, spent: float, seconds: float) -> int:
+        """The rate to go on with after a window of so many seconds that cost `spent` CPU seconds."""
+        self._past.append((spent, seconds))
+        while sum(length for _, length in self._past) - self._past[0][1] >= MINUTE:
+            self._past.popleft()
+        spent, seconds = (sum(column) for column in zip(*self._past, strict=True))
+        if not self._limit:
+            return self.hz
+        if spent > self._limit * max(seconds, MINUTE):
+            allowed = self.hz * _AIM * self._limit / (spent / seconds)
+            lower = range(self._at + 1, len(self._rates))
+            self._change(next((at for at in lower if self._rates[at] <= allowed), len(self._rates) - 1))
+        elif self._at and seconds >= MINUTE:
+            higher = self._rates[self._at - 1] / self.hz
+            if spent / seconds * higher <= _AIM * self._limit:
+                self._change(self._at - 1)
+        return self.hz
+
+    def _change(self, at: int) -> None:
+        self._at = at
+        self._past.clear()
+
+
+class Pace:
+    """How often to be prompt: as often as events come while that takes a small share of a CPU, over a minute or two."""
+
+    def __init__(self, share: float = 0.0025, reserve: float = 0.25) -> None:
+        """`share` of one CPU in the long run, and `reserve` CPU seconds at a time."""
+        self._share, self._reserve = share, reserve
+        self._spent, self._at = 0.0, time.monotonic()
+
+    def pause(self, spent: float) -> float:
+        """How many seconds to wait before the next event is attended to, after one that took `spent` CPU seconds."""
+        now = time.monotonic()
+        self._spent = max(self._spent - (now - self._at) * self._share, 0.0) + spent
+        self._at = now
+        return _LONGEST_PAUSE if self._spent > self._reserve else 0.0
