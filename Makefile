@@ -20,7 +20,7 @@ test: setup-dev  ## run all tests (as root: they sample this machine)
 check: setup-dev  ## lint, format and type checks
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
-	clang-format --dry-run -Werror profiler/bpf/*.[ch] bench/*.bpf.c
+	clang-format --dry-run -Werror profiler/bpf/*.[ch] bench/*.bpf.c tests/replay/*.c
 	$(PYTHON) -m mypy
 
 bench: setup-dev  ## the benchmarks, each a ratio against a peer in the same run
