@@ -16,10 +16,15 @@ chromium chromium
 /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf fonts-dejavu-core
 clang-format clang-format
 gcc gcc
+strip binutils
 /usr/include/stdio.h libc6-dev
 g++ g++
 git git
 go golang-go
+javac openjdk-17-jdk-headless
+rustc rustc
+/usr/sbin/sshd openssh-server
+ssh-keygen openssh-client
 node nodejs
 npm npm
 perf linux-perf

@@ -9,13 +9,12 @@ from __future__ import annotations
 import os
 import struct
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from profiler.records import MISC_MMAP_BUILD_ID
 from symbolizer.types import Mapping
 
 _PLACE = struct.Struct("=QQQ")  # address, length, offset in the file; from byte 8 of a MMAP2 record's body
-_DEVICE = struct.Struct("=IIQ")  # major, minor, inode; from byte 32, where no build id stands
+_DEVICE = struct.Struct("=IIQ")  # major, minor, inode; from byte 32
 _FILE_FROM = 32
 _MOST_WAITING = 256
 _MOST_FILES = 20_000
@@ -23,31 +22,32 @@ _MOST_FILES = 20_000
 File = tuple[str, str, int, int]  # path, build id, device, inode
 Range = tuple[int, int, int, File]  # start, end, offset in the file, file
 
-_files: dict[tuple[bool, bytes], File] = {}
+_files: dict[bytes, File] = {}
 
 
 class AddressSpace:
     """The executable mappings of one process from one exec (or its fork) on. Where they overlap the newest wins."""
 
-    __slots__ = ("_ranges", "_waiting")
+    __slots__ = ("_identified", "_ranges", "_waiting")
 
     def __init__(self, mappings: Iterable[Mapping] = ()) -> None:
         """`mappings` are in the order of their addresses and do not overlap."""
         self._ranges: list[Range] = [
             (m.start, m.end, m.offset, (m.path, m.build_id, m.device, m.inode)) for m in mappings
         ]
-        self._waiting: list[tuple[int, bytes]] = []
+        self._waiting: list[bytes] = []
+        self._identified = False
 
-    def add(self, misc: int, body: bytes) -> None:
-        """Takes a MMAP2 record in: the misc field of its header, and its body."""
-        self._waiting.append((misc, body))
+    def add(self, body: bytes) -> None:
+        """Takes the body of a MMAP2 record in."""
+        self._waiting.append(body)
         if len(self._waiting) > _MOST_WAITING:
             self._put_in_order()
 
     def copy(self) -> AddressSpace:
         """The same, as a forked child begins with."""
         twin = AddressSpace()
-        twin._ranges, twin._waiting = self._ranges, self._waiting[:]
+        twin._ranges, twin._waiting, twin._identified = self._ranges, self._waiting[:], self._identified
         return twin
 
     def __len__(self) -> int:
@@ -57,6 +57,14 @@ class AddressSpace:
         """All mappings in force, by address; not to be changed."""
         self._put_in_order()
         return self._ranges
+
+    def identify(self, build_id_of: Callable[[Mapping], str]) -> None:
+        """Gives the mappings that came since the last call their files' build ids."""
+        self._put_in_order()
+        if self._identified:
+            return
+        self._identified = True
+        self._ranges = [found if found[3][1] else _with_build_id(found, build_id_of) for found in self._ranges]
 
     def mappings(self) -> list[Mapping]:
         """All mappings in force, by address."""
@@ -85,30 +93,35 @@ class AddressSpace:
         if not self._waiting:
             return
         ranges = self._ranges[:]  # a forked child may hold the same list
-        for misc, body in self._waiting:
-            _map_over(ranges, _range(misc, body))
-        self._ranges, self._waiting = ranges, []
+        for body in self._waiting:
+            _map_over(ranges, _range(body))
+        self._ranges, self._waiting, self._identified = ranges, [], False
 
 
-def _range(misc: int, body: bytes) -> Range:
+def _range(body: bytes) -> Range:
     start, length, offset = _PLACE.unpack_from(body, 8)
-    by_build_id = bool(misc & MISC_MMAP_BUILD_ID)
     # Processes map the same files over and over: what a record says of its file is read once.
-    said = by_build_id, body[_FILE_FROM:]
+    said = body[_FILE_FROM:]
     file = _files.get(said)
     if file is None:
         if len(_files) > _MOST_FILES:
             _files.clear()
-        file = _files[said] = _file(by_build_id, body)
+        file = _files[said] = _file(body)
     return start, start + length, offset, file
 
 
-def _file(by_build_id: bool, body: bytes) -> File:
+def _file(body: bytes) -> File:
     path = os.fsdecode(body[64:].split(b"\0", 1)[0])
-    if by_build_id:
-        return path, body[36 : 36 + min(body[32], 20)].hex(), 0, 0
     major, minor, inode = _DEVICE.unpack_from(body, _FILE_FROM)
     return path, "", os.makedev(major, minor), inode
+
+
+def _with_build_id(found: Range, build_id_of: Callable[[Mapping], str]) -> Range:
+    build_id = build_id_of(_mapping(found))
+    if not build_id:
+        return found
+    start, end, offset, (path, _, device, inode) = found
+    return start, end, offset, (path, build_id, device, inode)
 
 
 def _mapping(found: Range) -> Mapping:

@@ -86,7 +86,7 @@ class Collector:
         end = time.monotonic() + seconds
         with _in_a_hurry():
             while (left := end - time.monotonic()) > 0:
-                if self._records.wait(left, self._unwinder.fileno() if self._unwinder is not None else -1):
+                if self._records.wait(0 if self._has_more() else left, self._builder()) or self._has_more():
                     pause = self._pace.pause(self._take_in())
                     time.sleep(min(pause, max(end - time.monotonic(), 0)))
             self._take_in()
@@ -95,7 +95,7 @@ class Collector:
         """Ends the window in hand and returns it with names."""
         raw = self.sampler.drain(self._governor.hz)
         self.processes.apply(self._records.read())
-        resolved = resolve(raw, self.processes, self._symbolizer, self._cgroups)
+        resolved = resolve(raw, self.processes, self._symbolizer, self._cgroups, self._breathe)
         self.processes.end_window(raw.end_mono_ns)
         if self._unwinder is not None:
             self._unwinder.end_window(resolved.mappings)
@@ -130,6 +130,17 @@ class Collector:
             self._unwinder.close()
         self.sampler.close()
         self._records.close()
+
+    def _has_more(self) -> bool:
+        return self._unwinder is not None and self._unwinder.has_more
+
+    def _builder(self) -> int:
+        return self._unwinder.fileno() if self._unwinder is not None else -1
+
+    def _breathe(self) -> None:
+        """Takes in what came meanwhile, in the midst of other work."""
+        if self._records.wait(0):
+            self._take_in()
 
     def _take_in(self) -> float:
         """Reads the process records there are and hands on what follows from them; returns the CPU seconds it took."""

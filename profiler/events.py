@@ -22,7 +22,7 @@ COUNT_CPU_CLOCK, COUNT_DUMMY = 0, 9
 SAMPLE_TID, SAMPLE_TIME, SAMPLE_CPU = 1 << 1, 1 << 2, 1 << 7
 DISABLED, MMAP, COMM, FREQ, TASK = 1 << 0, 1 << 8, 1 << 9, 1 << 10, 1 << 13
 WATERMARK, SAMPLE_ID_ALL, MMAP2, COMM_EXEC = 1 << 14, 1 << 18, 1 << 23, 1 << 24
-USE_CLOCKID, BUILD_ID = 1 << 25, 1 << 34
+USE_CLOCKID = 1 << 25
 _CLOCK_MONOTONIC = 1
 
 _MAX_RATE = Path("/proc/sys/kernel/perf_event_max_sample_rate")
@@ -81,15 +81,12 @@ def change_rate(fd: int, hz: int) -> None:
     fcntl.ioctl(fd, _IOC_PERIOD, struct.pack("=Q", 1_000_000_000 // hz))
 
 
-def open_records(cpu: int, wakeup_bytes: int, *, build_ids: bool) -> int:
+def open_records(cpu: int, wakeup_bytes: int) -> int:
     """An enabled event for the process records of a CPU, stamped with CLOCK_MONOTONIC; map it for its ring.
 
-    `wakeup_bytes`: how full the ring is when its reader is woken. `build_ids` (kernel 5.12) makes MMAP2
-    records carry the build id in the place of device and inode.
+    `wakeup_bytes`: how full the ring is when its reader is woken. Not with build ids: see buildids.py.
     """
     flags = MMAP | COMM | TASK | WATERMARK | SAMPLE_ID_ALL | MMAP2 | COMM_EXEC | USE_CLOCKID
-    if build_ids:
-        flags |= BUILD_ID
     attributes = _attributes(
         COUNT_DUMMY, 0, flags, sample_type=SAMPLE_TID | SAMPLE_TIME | SAMPLE_CPU, wakeup=wakeup_bytes
     )

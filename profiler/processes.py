@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from profiler import records
 from profiler.addressspace import AddressSpace
+from profiler.buildids import BuildIds
 from symbolizer.types import Mapping
 
 _PIDS = struct.Struct("=II")
@@ -64,6 +65,7 @@ class Processes:
         self._lost_at = 0
         self._mappings = 0
         self._changed: set[int] = set()
+        self._build_ids = BuildIds()
         self.records_lost = 0
         self.rescans = 0
         self.mappings_dropped = 0
@@ -82,7 +84,7 @@ class Processes:
             self._lost_at = time.monotonic_ns()
         for stamp, kind, misc, body in batch.records:
             if kind == records.MMAP2:
-                self._on_mapping(stamp, misc, body)
+                self._on_mapping(stamp, body)
             elif kind == records.FORK:
                 self._on_fork(stamp, body)
             elif kind == records.COMM:
@@ -98,6 +100,8 @@ class Processes:
         if process is None:
             return []
         process.sampled = end
+        for space in process.spaces:
+            self._identify(pid, space.mapped)
         ran = [
             space for space, ended in _with_ends(process.spaces) if space.since < end and (ended > start or not ended)
         ]
@@ -120,7 +124,14 @@ class Processes:
     def space(self, pid: int) -> AddressSpace | None:
         """What is mapped in a process now, None where that is not known."""
         process = self._processes.get(pid)
-        return process.spaces[-1].mapped if process is not None else None
+        if process is None:
+            return None
+        mapped = process.spaces[-1].mapped
+        self._identify(pid, mapped)
+        return mapped
+
+    def _identify(self, pid: int, mapped: AddressSpace) -> None:
+        mapped.identify(lambda mapping: self._build_ids.of(mapping, pid, self.relatives(pid)))
 
     def relatives(self, pid: int) -> list[int]:
         """The process's parent, its parent and so on: who most likely sees the same files."""
@@ -159,7 +170,7 @@ class Processes:
     def __len__(self) -> int:
         return len(self._processes)
 
-    def _on_mapping(self, stamp: int, misc: int, body: bytes) -> None:
+    def _on_mapping(self, stamp: int, body: bytes) -> None:
         pid, _ = _PIDS.unpack_from(body)
         process = self._processes.get(pid)
         if process is None:
@@ -168,7 +179,7 @@ class Processes:
         if stamp < space.scanned:
             return
         before = len(space.mapped)
-        space.mapped.add(misc, body)
+        space.mapped.add(body)
         self._changed.add(pid)
         self._mappings += len(space.mapped) - before
 

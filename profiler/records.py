@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from profiler import events
 
 MMAP, LOST, COMM, EXIT, FORK, MMAP2 = 1, 2, 3, 4, 7, 10
-MISC_COMM_EXEC, MISC_MMAP_BUILD_ID = 1 << 13, 1 << 14
+MISC_COMM_EXEC = 1 << 13
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _DATA_HEAD = 1024  # offset in struct perf_event_mmap_page; data_tail, data_offset and data_size follow
@@ -48,7 +48,6 @@ class RecordStream:
         self._size = 1 << max(min(size, _LARGEST_RING), _SMALLEST_RING).bit_length() - 1
         self._rings: dict[int, tuple[int, mmap.mmap]] = {}
         self._poll = select.epoll()
-        self._build_ids = True
         self._early: list[tuple[int, int, int, bytes]] = []
         try:
             self.follow_cpus(cpus)
@@ -114,15 +113,7 @@ class RecordStream:
         self._poll.close()
 
     def _open(self, cpu: int) -> int:
-        wakeup = 1 if self._prompt else self._size // 2
-        if self._build_ids:
-            try:
-                return events.open_records(cpu, wakeup, build_ids=True)
-            except OSError as error:
-                if error.errno != errno.EINVAL:  # before 5.12 there are no build ids in records
-                    raise
-                self._build_ids = False
-        return events.open_records(cpu, wakeup, build_ids=False)
+        return events.open_records(cpu, 1 if self._prompt else self._size // 2)
 
 
 def _record_time(record: tuple[int, int, int, bytes]) -> int:

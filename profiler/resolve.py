@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,8 +82,17 @@ class _Process:
     stacks: list[dict[int, Stack]]
 
 
-def resolve(raw: RawWindow, processes: Processes, symbolizer: Symbolizer, cgroups: Cgroups) -> Resolved:
-    """Gives every stack of the window its locations, each looked up once however often it occurs."""
+def resolve(
+    raw: RawWindow,
+    processes: Processes,
+    symbolizer: Symbolizer,
+    cgroups: Cgroups,
+    breathe: Callable[[], None] = lambda: None,
+) -> Resolved:
+    """Gives every stack of the window its locations, each looked up once however often it occurs.
+
+    `breathe` is called again and again on the way, for what must not wait until the end.
+    """
     stacks = raw.stacks
     kernel_at = stacks.find(raw.keys["kernel_stack"])
     user_at = stacks.find(raw.keys["user_stack"])
@@ -93,7 +102,7 @@ def resolve(raw: RawWindow, processes: Processes, symbolizer: Symbolizer, cgroup
     marks = _marks(stacks)
     kernel_part = _kernel_part(stacks, kernel_at, counts, symbolizer)
     kernel = dict(zip(kernel_part.positions.tolist(), kernel_part.stacks(marks), strict=True))
-    known, user_part, mappings = _user_part(raw, user_at, keys["tgid"], counts, marks, processes, symbolizer)
+    known, user_part, mappings = _user_part(raw, user_at, keys["tgid"], counts, marks, processes, symbolizer, breathe)
     samples: list[Sample] = []
     for pid, comm, cgroup, kernel_position, user_position, count in zip(
         keys["tgid"].tolist(),
@@ -139,6 +148,7 @@ def _user_part(
     marks: NDArray[np.int64],
     processes: Processes,
     symbolizer: Symbolizer,
+    breathe: Callable[[], None],
 ) -> tuple[dict[int, _Process], _Part, tuple[Mapping, ...]]:
     """Every sampled process with its user stacks, these as one part, and the mappings they went through.
 
@@ -166,6 +176,7 @@ def _user_part(
     mappings: dict[int, Mapping] = {}
     entries: list[tuple[int, int, int, bool]] = []  # stack, program, shift of its numbers, whether it weighs
     for at, pid in enumerate(sampled.tolist()):
+        breathe()
         programs = processes.programs(pid, raw.start_mono_ns, raw.end_mono_ns)
         known[pid] = _Process(
             programs, [clean_name(program.name) for program in programs], [{} for _ in programs] or [{}]

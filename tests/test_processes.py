@@ -11,7 +11,7 @@ import pytest
 
 from profiler import processes, records
 from profiler.processes import Processes, read_maps, read_status
-from profiler.records import COMM, EXIT, FORK, MISC_COMM_EXEC, MISC_MMAP_BUILD_ID, MMAP2, Batch
+from profiler.records import COMM, EXIT, FORK, MISC_COMM_EXEC, MMAP2, Batch
 from symbolizer.types import Mapping
 
 NOBODY = 4_000_000  # above any pid_max in use, so that /proc never answers for it
@@ -35,11 +35,11 @@ def name(time: int, pid: int, comm: bytes, *, execed: bool = False, tid: int | N
     return time, COMM, MISC_COMM_EXEC if execed else 0, body
 
 
-def mapped(time: int, pid: int, start: int, end: int, path: bytes, offset: int = 0, build_id: bytes = b"") -> Record:
-    file_id = struct.pack("=BBH20s", len(build_id), 0, 0, build_id) if build_id else struct.pack("=IIQQ", 8, 1, 77, 0)
+def mapped(time: int, pid: int, start: int, end: int, path: bytes, offset: int = 0) -> Record:
+    file_id = struct.pack("=IIQQ", 8, 1, 77, 0)
     body = struct.pack("=IIQQQ", pid, pid, start, end - start, offset)
     body += file_id.ljust(24, b"\0") + struct.pack("=II", 5, 2) + path + b"\0"
-    return time, MMAP2, MISC_MMAP_BUILD_ID if build_id else 0, body
+    return time, MMAP2, 0, body
 
 
 def applied(*given: Record) -> Processes:
@@ -114,14 +114,10 @@ def test_a_mapping_that_covers_others_replaces_them() -> None:
 
 def test_identity_of_the_file_is_kept() -> None:
     pid = NOBODY + 1
-    known = applied(
-        name(1, pid, b"x", execed=True),
-        mapped(2, pid, 0x1000, 0x2000, b"/a", build_id=bytes(range(20))),
-        mapped(3, pid, 0x2000, 0x3000, b"/b"),
-    )
-    first, second = known.programs(pid, 0, 10)[-1].mapped.mappings()
-    assert first == Mapping(0x1000, 0x2000, 0, "/a", build_id=bytes(range(20)).hex())
-    assert second == Mapping(0x2000, 0x3000, 0, "/b", device=os.makedev(8, 1), inode=77)
+    known = applied(name(1, pid, b"x", execed=True), mapped(2, pid, 0x2000, 0x3000, b"/b"))
+    assert known.programs(pid, 0, 10)[-1].mapped.mappings() == [
+        Mapping(0x2000, 0x3000, 0, "/b", device=os.makedev(8, 1), inode=77)
+    ]
 
 
 def test_a_process_that_ended_is_known_for_its_window_and_then_forgotten() -> None:

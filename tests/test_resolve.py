@@ -66,7 +66,7 @@ def test_addresses_that_the_unwinder_found_are_looked_up_as_they_are() -> None:
 
 
 def test_an_address_outside_known_mappings_is_in_none_even_if_the_process_is_gone() -> None:
-    records = [name(1, PID, b"x", execed=True), mapped(2, PID, 0x1000, 0x2000, b"/no/such/file", build_id=bytes(20))]
+    records = [name(1, PID, b"x", execed=True), mapped(2, PID, 0x1000, 0x2000, b"/no/such/file")]
     found = resolved(stacks_of([0x1500, 0x9001]), [(PID, 0, 1, b"x", 3)], *records)
     (sample,) = found.samples
     assert [frame.reason for location in sample.stack for frame in location.frames] == [
@@ -86,9 +86,9 @@ def test_of_two_programs_in_one_window_the_one_that_covers_the_stack_is_taken() 
     records = [
         fork(1, PID, 1),
         name(2, PID, b"first", execed=True),
-        mapped(3, PID, 0x1000, 0x2000, b"/bin/first", build_id=b"a" * 20),
+        mapped(3, PID, 0x1000, 0x2000, b"/bin/first"),
         name(500, PID, b"second", execed=True),
-        mapped(501, PID, 0x8000, 0x9000, b"/bin/second", build_id=b"b" * 20),
+        mapped(501, PID, 0x8000, 0x9000, b"/bin/second"),
     ]
     stacks = stacks_of([0x1500, 0x1600], [0x8500])
     rows = [(PID, 0, 1, b"first", 1), (PID, 0, 2, b"second", 2), (PID, 0, 2, b"worker", 4), (PID, 0, 0, b"first", 8)]
@@ -124,8 +124,8 @@ def test_where_frames_were_left_out_of_a_deep_stack_is_marked() -> None:
 def test_for_each_binary_it_is_counted_how_stacks_passed_through_it_and_where_they_ended() -> None:
     records = [
         name(1, PID, b"x", execed=True),
-        mapped(2, PID, 0x1000, 0x2000, b"/no/one", build_id=bytes(20)),
-        mapped(3, PID, 0x4000, 0x5000, b"/no/two", build_id=bytes(20)),
+        mapped(2, PID, 0x1000, 0x2000, b"/no/one"),
+        mapped(3, PID, 0x4000, 0x5000, b"/no/two"),
     ]
     end = WALK_ENDS.index(Reason.STACK_UNREADABLE)
     stacks = stacks_of([0x1100, 0x1200, 0x4100, 0x4200], end=end, by_frame_pointer=0b0100)

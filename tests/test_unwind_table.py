@@ -13,6 +13,7 @@ from profiler.unwind.table import (
     END,
     MAX_PAGE_ROWS,
     RULE,
+    VERSION,
     CfaKind,
     Programs,
     RegisterKind,
@@ -169,7 +170,7 @@ def pack(
 ) -> bytes:
     """The bytes of a table, written without to_bytes."""
     counts = claims or (len(page_starts) - 1, len(rows), len(rules))
-    data = struct.pack("<8sIIIIQII", b"pl-unwnd", 1, *counts, first_page, 0, 0)
+    data = struct.pack("<8sIIIIQII", b"pl-unwnd", VERSION, *counts, first_page, 0, 0)
     data += struct.pack(f"<{len(page_starts)}I", *page_starts) + struct.pack(f"<{len(rows)}I", *rows)
     return data + b"".join(struct.pack("<BBBBihhi", *rule) for rule in rules)
 
@@ -225,7 +226,7 @@ def test_bytes_of_another_length_are_no_table() -> None:
         *(data[:length] for length in range(len(data))),
         data + b"\0",
         b"x" + data[1:],
-        data[:8] + b"\2" + data[9:],
+        data[:8] + bytes([VERSION - 1]) + data[9:],
     ):
         with pytest.raises(TableError):
             UnwindTable.from_bytes(wrong)

@@ -38,7 +38,9 @@ def wait_for(worker: TableWorker, count: int = 1) -> list[tuple[int, UnwindTable
     while len(done) < count:
         assert time.monotonic() < end
         if worker.fileno() >= 0:
-            select.select([worker.fileno()], [], [], 1)
+            ready = select.poll()
+            ready.register(worker.fileno(), select.POLLIN)
+            ready.poll(1000)
         done += worker.finished()
     return done
 

@@ -98,7 +98,8 @@ static __always_inline const struct unwind_rule *find_rule(struct walk *walk, __
 {
 	*why = find_mapping(walk, address);
 	if (*why) {
-		if (*why == END_NO_PROCESS)
+		/* No mapping of code that runs is known where records of it are still on their way, or were lost. */
+		if (*why == END_NO_PROCESS || (walk->interrupted && *why == END_NO_MAPPING))
 			want(WANTED_PROCESS | walk->tgid);
 		return 0;
 	}
@@ -200,11 +201,13 @@ static __always_inline int called_kernel(const struct walk *walk)
 static __always_inline enum walk_end step_by_frame_pointer(struct walk *walk, enum walk_end why)
 {
 	__u64 rbp = walk->registers[RBP], rsp = walk->registers[RSP], pair[2];
+	/* Only code that is known to have no rule may be taken for the outermost frame. */
+	enum walk_end root = why == END_NO_TABLE || why == END_NO_ROW ? END_ROOT : why;
 
 	if (!walk->interrupted && returns_from_signal(walk->ip))
 		return step_over_signal(walk, rsp);
 	if (!rbp && !walk->interrupted)
-		return END_ROOT;
+		return root;
 	/* glibc's clone3 describes itself up to its syscall only, where it has nothing on the stack. */
 	if (walk->interrupted && called_kernel(walk) && !read_user(pair, sizeof(pair[0]), rsp) &&
 	    pair[0] >= SMALLEST_ADDRESS && !find_mapping(walk, pair[0] - 1)) {
@@ -216,7 +219,7 @@ static __always_inline enum walk_end step_by_frame_pointer(struct walk *walk, en
 	if ((rbp & 7) || rbp < rsp || rbp - rsp > LARGEST_FRAME || read_user(pair, sizeof(pair), rbp))
 		return why;
 	if (!pair[1])
-		return END_ROOT;
+		return root;
 	/* What is on the stack is taken for a return address only if it leads into code. */
 	if (pair[1] < SMALLEST_ADDRESS || find_mapping(walk, pair[1] - 1) == END_NO_MAPPING)
 		return why;

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from profiler.unwind.encodings import DAMAGE, OMITTED, FrameSection, pointer
 from profiler.unwind.entries import Functions, read_functions
+from profiler.unwind.go import outermost_functions
 from profiler.unwind.program import ProgramRunner
 from profiler.unwind.table import CfaKind, UnwindTable, empty_table, make_table
 from symbolizer.elf import Elf, ElfError, Read, Section, Segment, read_elf
@@ -71,6 +72,9 @@ def build_table(read: Read, *, by_address: bool = False) -> UnwindTable:
     left = MAX_SECTION_BYTES - (len(eh_frame.data) if eh_frame else 0)
     if debug_frame := _debug_frame(elf, sections, left):
         found = _with_more(found, _inside(read_functions(debug_frame, runner), executable))
+    if ".gopclntab" in sections and ".symtab" in sections:
+        outermost = np.isin(found.begins, outermost_functions(elf, sections[".symtab"].section))
+        found.numbers[outermost] = runner.fixed(CfaKind.ROOT)
     found = _with_entry_point(found, entry, executable, runner)
     if not by_address:
         found = _by_offset(found, executable)

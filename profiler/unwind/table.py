@@ -74,7 +74,7 @@ NONE_RULE, UNSUPPORTED_RULE = 0, 1
 
 _HEADER = struct.Struct("<8sIIIIQII")  # magic, version, pages, rows, rules, first page, dense pages, skipped
 _MAGIC = b"pl-unwnd"
-VERSION = 1
+VERSION = 2
 
 
 class TableError(ValueError):

@@ -21,8 +21,7 @@ from profiler.unwind.cache import TableCache
 from profiler.unwind.store import LOADED, MOST_FILES, NOT_LOADED, WITHOUT_TABLE, TableStore
 from profiler.unwind.table import UnwindTable
 from profiler.unwind.worker import TableWorker
-from symbolizer.elf import ElfError, read_elf
-from symbolizer.files import read_at
+from symbolizer.elf import read_elf
 from symbolizer.locate import is_file, open_mapped
 from symbolizer.process import Process
 from symbolizer.types import Mapping
@@ -75,7 +74,7 @@ class Unwinder:
         self._worker = TableWorker(cache)
         self._numbers: dict[str, int] = {}
         self._files: list[_KnownFile | None] = [None]
-        self._build_ids: dict[tuple[int, int, str], str] = {}
+        self._pending: list[int] = []  # files that are to get tables
         self._window = 1
         self._refused: set[int] = set()
         self._refusals = self._failed = 0
@@ -94,25 +93,30 @@ class Unwinder:
                 pid = what - _WANTED_PROCESS
                 if self._processes.look_up(pid):
                     eager.update(self._install(pid))
-            elif 0 < what < len(self._files):
-                self._request(what)
-        for number in () if only_asked else eager:
-            self._request(number)
+            else:
+                self._pending.append(what)
+        if not only_asked:
+            self._pending += eager
+        if self._pending:  # one at a time, as mappings must not wait for them
+            self._request(self._pending.pop(0))
         for number, answer in self._worker.finished():
             self._take(number, answer)
 
     def end_window(self, used: Iterable[Mapping]) -> None:
         """Notes which mappings had samples in the window that ends; the tables of others are the first to go."""
         for mapping in used:
-            known_as = self._build_ids.get((mapping.device, mapping.inode, mapping.path), "")
-            key = _key(mapping.path, mapping.build_id or known_as, mapping.device, mapping.inode)
-            number = self._numbers.get(key)
+            number = self._numbers.get(_key(mapping.path, mapping.build_id, mapping.device, mapping.inode))
             if number is not None:
                 self._store.touch(number, self._window)
         for number in self._refused:
             self._set_state(number, NOT_LOADED)
         self._refused.clear()
         self._window += 1
+
+    @property
+    def has_more(self) -> bool:
+        """Whether feed() has left something for its next call."""
+        return bool(self._pending)
 
     def fileno(self) -> int:
         """A descriptor that is readable when feed() has a table to load, -1 while none is being made."""
@@ -175,7 +179,10 @@ class Unwinder:
         for number in reversed(range(len(blocks))):  # block 0, which the walk begins with, last
             head = _BLOCK_HEAD.pack(len(blocks[number]), len(blocks)) + starts.ljust(_STARTS, b"\0")
             body = b"".join([_MAPPING.pack(*entry) for entry in blocks[number]])
-            maps.put_bytes(self._blocks, _KEY.pack(pid, number), (head + body).ljust(_BLOCK_BYTES, b"\0"))
+            if maps.put_bytes(self._blocks, _KEY.pack(pid, number), (head + body).ljust(_BLOCK_BYTES, b"\0")):
+                maps.take_out(self._blocks, _KEY.pack(pid, 0))  # better none than those of before
+                self._mappings_left_out += len(entries)
+                return []
         return [entry[3] for entry in entries if entry[3]] if eager else []
 
     def _most_useful(self, entries: list[tuple[int, int, int, int]], most: int) -> list[tuple[int, int, int, int]]:
@@ -191,8 +198,6 @@ class Unwinder:
         path, build_id, device, inode = file
         if not is_file(path) and path != _VDSO:
             return 0
-        if not build_id and path != _VDSO:
-            build_id = self._build_id(Mapping(start, end, offset, path, "", device, inode), pid)
         key = _key(path, build_id, device, inode)
         number = self._numbers.get(key)
         if number is None:
@@ -206,24 +211,6 @@ class Unwinder:
             known.seen_in, known.mapping = pid, Mapping(start, end, offset, path, build_id, device, inode)
         return number
 
-    def _build_id(self, mapping: Mapping, pid: int) -> str:
-        """The build id of a file that is known by device and inode, as mappings read from /proc are; "" without one."""
-        key = mapping.device, mapping.inode, mapping.path
-        build_id = self._build_ids.get(key)
-        if build_id is None:
-            if len(self._build_ids) > MOST_FILES:
-                self._build_ids.clear()
-            try:
-                file = self._open(mapping, pid)
-                try:
-                    build_id = _build_id(lambda offset, size: read_at(file, offset, size))
-                finally:
-                    os.close(file)
-            except (UnknownError, ElfError, OSError):
-                build_id = ""
-            self._build_ids[key] = build_id
-        return build_id
-
     def _forget_files(self) -> None:
         """Begins anew with the numbers: more files than there are numbers were mapped over time."""
         for keys, _ in maps.drain(self._blocks, np.dtype([("tgid", "<u4"), ("block", "<u4")]), _BLOCK):
@@ -233,14 +220,15 @@ class Unwinder:
         self._numbers.clear()
         self._files = [None]
         self._refused.clear()
+        self._pending.clear()
 
     def _request(self, number: int) -> None:
         """Sees to it that a file gets its table."""
-        known = self._files[number]
+        known = self._files[number] if number < len(self._files) else None
         if known is None or known.asked or known.state != NOT_LOADED:
             return
         vdso = read_vdso() if known.mapping.path == _VDSO else b""
-        build_id = _build_id(lambda offset, size: vdso[offset : offset + size]) if vdso else known.mapping.build_id
+        build_id = read_elf(lambda at, size: vdso[at : at + size]).build_id() if vdso else known.mapping.build_id
         table = self._cache.get(build_id) if self._cache is not None and build_id else None
         if table is not None:
             self._take(number, table)
@@ -302,10 +290,6 @@ def _key(path: str, build_id: str, device: int, inode: int) -> str:
     if path == _VDSO:
         return path
     return build_id or f"{device}:{inode}:{path}"
-
-
-def _build_id(read: Callable[[int, int], bytes]) -> str:
-    return read_elf(read).build_id()
 
 
 def _in_memory(data: bytes) -> int:

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from profiler.formats.json import read_json
 from profiler.model import Profile
-from tests.live.support import PILOTLIGHT, WORKLOADS, Compile, Record, assert_truthful
+from tests.live.support import WORKLOADS, Build, Compile, Record, record_in
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -33,22 +32,26 @@ def compile_c(tmp_path_factory: pytest.TempPathFactory) -> Compile:
     return build
 
 
+@pytest.fixture(scope="session")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """build("rustc", "chain.rs", FLAG…, to="chain") → the built file; "go build" and any cc are compilers too."""
+
+    def run(compiler: str, source: str, *flags: str, to: str = "") -> Path:
+        target = tmp_path_factory.mktemp("built") / (to or source.partition(".")[0])
+        command = [*compiler.split(), "-o", str(target), str(WORKLOADS / source), *flags]
+        if compiler.startswith("go"):  # which takes no flags after the source
+            command = [*command[:4], *flags, command[4]]
+        subprocess.run(command, check=True)
+        return target
+
+    return run
+
+
 @pytest.fixture
 def record(tmp_path: Path) -> Record:
     """record("-d", "3", "--", "cmd") runs `pilotlight record` with a .json output and returns the profile."""
 
     def run(*arguments: str, code: int = 0) -> Profile:
-        output = tmp_path / "recorded.json"
-        done = subprocess.run(
-            [PILOTLIGHT, "record", "-o", str(output), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            cwd=tmp_path,
-        )
-        assert done.returncode == code, done.stderr
-        profile = read_json(output.read_bytes())
-        assert_truthful(profile)
-        return profile
+        return record_in(tmp_path, *arguments, code=code)
 
     return run

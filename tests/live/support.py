@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
+import select
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+from profiler.collector import cache_folder
+from profiler.formats.json import read_json
 from profiler.model import Profile, Sample
+from profiler.unwind.cache import TableCache
+from profiler.unwind.worker import TableWorker
+from symbolizer.elf import read_elf
+from symbolizer.files import read_at
+from symbolizer.types import Kind, Reason
 
 ROOT = Path(__file__).resolve().parents[2]
 PILOTLIGHT = str(ROOT / ".venv" / "bin" / "pilotlight")
@@ -17,6 +28,19 @@ WORKLOADS = Path(__file__).parent / "workloads"
 
 Compile = Callable[..., Path]
 Record = Callable[..., Profile]
+Build = Callable[..., Path]
+
+
+def record_in(folder: Path, *arguments: str, code: int = 0) -> Profile:
+    """Runs `pilotlight record` in a folder with a .json output, and returns the profile."""
+    output = folder / "recorded.json"
+    done = subprocess.run(
+        [PILOTLIGHT, "record", "-o", str(output), *arguments], capture_output=True, text=True, timeout=120, cwd=folder
+    )
+    assert done.returncode == code, done.stderr
+    profile = read_json(output.read_bytes())
+    assert_truthful(profile)
+    return profile
 
 
 def assert_truthful(profile: Profile) -> None:
@@ -56,3 +80,86 @@ def busy_in_cgroup(*command: str) -> Iterator[str]:
                 break
             except OSError:
                 time.sleep(0.05)
+
+
+def learn(*files: str | Path) -> None:
+    """Has the unwind tables of files, and of the libraries they are linked with, on disk: what recordings made before
+    would have left there."""
+    cache, worker = TableCache(cache_folder()), TableWorker(cache_folder())
+    waiting = 0
+    try:
+        for path in {os.path.realpath(path) for file in files for path in [file, *libraries(file)]}:
+            with open(path, "rb") as file:
+                build_id = read_elf(partial(read_at, file.fileno())).build_id()
+                if build_id and cache.get(build_id) is None:
+                    waiting += worker.submit(waiting, build_id, os.dup(file.fileno()))
+        while waiting:
+            select.select([worker.fileno()], [], [], 1)
+            waiting -= len(worker.finished())
+    finally:
+        worker.close()
+
+
+def libraries(program: str | Path) -> list[str]:
+    """The libraries that a program is linked with, and its interpreter."""
+    listed = subprocess.run(["ldd", str(program)], capture_output=True, text=True).stdout
+    return re.findall(r"(/\S+) \(0x", listed)
+
+
+def samples_of(profile: Profile, process: str) -> list[Sample]:
+    return [sample for sample in profile.samples if sample.process == process]
+
+
+def longest_run(samples: Iterable[Sample]) -> list[Sample]:
+    """The samples of that process which has most of them: not of those that ran before to have tables loaded."""
+    by_pid: dict[int, list[Sample]] = {}
+    for sample in samples:
+        by_pid.setdefault(sample.pid, []).append(sample)
+    return max(by_pid.values(), key=total, default=[])
+
+
+def user_functions(sample: Sample) -> list[str]:
+    """As functions(), without the kernel's."""
+    return [
+        frame.function
+        for location in sample.stack
+        for frame in location.frames
+        if frame.kind not in (Kind.KERNEL, Kind.MODULE)
+    ]
+
+
+def cut(sample: Sample) -> Reason | None:
+    """Why the sample's stack does not reach its root; None where it does, or there is no user stack."""
+    last = sample.stack[-1].frames[-1] if sample.stack else None
+    return last.reason if last and last.function.startswith("[stack cut: ") else None
+
+
+def is_root(sample: Sample, *more: str) -> bool:
+    """Whether the stack ends where programs and threads of C begin, or in a function of `more`."""
+    if not sample.stack or cut(sample):
+        return False
+    last = sample.stack[-1]
+    path = last.binary.path if last.binary else ""
+    if last.frames[-1].function in ("_start", "__clone", "__clone3", *more):
+        return True
+    # Stripped: the entry points of ld.so and of programs, and the C library's clone().
+    return Path(path).name.startswith(("ld-linux", "libc.so")) or last.frames[-1].reason is not None and path != ""
+
+
+def total(samples: Iterable[Sample]) -> int:
+    return sum(sample.count for sample in samples)
+
+
+def share_to_root(samples: Iterable[Sample], *more: str) -> float:
+    """Of the samples with user code, the share whose stack ends in its true root (see is_root)."""
+    with_user_code = [sample for sample in samples if user_functions(sample)]
+    return total(s for s in with_user_code if is_root(s, *more)) / max(total(with_user_code), 1)
+
+
+def fates(samples: Iterable[Sample], *more: str) -> str:
+    """What the stacks end with, for a failed test to show."""
+    ends = Counter[str]()
+    for sample in samples:
+        names = user_functions(sample)
+        ends[" < ".join([*names[:2], "…", *names[-3:]])] += sample.count * (bool(names) and not is_root(sample, *more))
+    return "\n".join(f"{count} {end}" for end, count in ends.most_common(12) if count)

@@ -228,11 +228,7 @@ def test_check_says_that_this_machine_can_do_it() -> None:
 def test_shares_and_totals_agree_with_perf_in_the_same_seconds(compile_c: Compile, tmp_path: Path) -> None:
     own = tmp_path / "x.folded"
     with busy_in_cgroup(str(compile_c("chains")), "120") as group:
-        for _ in range(3):
-            theirs = perf_stacks(tmp_path / "perf.data", group, beside=["record", "-d", "8", "-o", str(own)])
-            if theirs:
-                break
-    assert theirs, "perf script itself crashed each time"
+        theirs = perf_stacks(tmp_path / "perf.data", group, beside=["record", "-d", "8", "-o", str(own)])
     ours: Counter[tuple[str, ...]] = Counter()
     for line in own.read_text().splitlines():
         stack, _, count = line.rpartition(" ")
@@ -251,17 +247,17 @@ def test_shares_and_totals_agree_with_perf_in_the_same_seconds(compile_c: Compil
     share_ours, share_theirs = hits(ours) / total_ours, hits(theirs) / total_theirs
     error = (2 * 0.25 * 0.75 / min(total_ours, total_theirs)) ** 0.5
     assert abs(share_ours - share_theirs) < 4 * error
-    in_order = [stack for stack in theirs if set(chain) <= set(stack) and len(stack) == 4]
-    assert all(stack[1:] == chain for stack in in_order)
-    assert {stack[1:] for stack in ours if len(stack) == 4 and set(chain) <= set(stack)} == {chain}
+
+    def from_main(stacks: Counter[tuple[str, ...]]) -> set[tuple[str, ...]]:
+        """What is above main where the CPU was in user code."""
+        found = {stack[stack.index("main") :] for stack in stacks if set(chain) <= set(stack)}
+        return {stack for stack in found if len(stack) <= len(chain)}
+
+    assert from_main(ours) == from_main(theirs) == {chain}
 
 
 def perf_stacks(data: Path, group: str, beside: list[str]) -> Counter[tuple[str, ...]]:
-    """The stacks of a cgroup, root first, that perf records while pilotlight runs with the arguments `beside`.
-
-    Empty where `perf script` aborts: perf 6.1 overruns a buffer of its own now and then (util/build-id.c:1010), the
-    more the more it records, so the rest of the machine is left out.
-    """
+    """The stacks of a cgroup, root first, that perf records while pilotlight runs with the arguments `beside`."""
     recording = subprocess.Popen(
         ["perf", "record", "-q", "-B", "-F", "99", "-a", "-g", "-e", "cpu-clock", "-G", group]
         + ["-o", str(data), "--", "sleep", "8"]
@@ -272,8 +268,6 @@ def perf_stacks(data: Path, group: str, beside: list[str]) -> Counter[tuple[str,
     command = ["perf", "script", "-i", str(data), "--no-inline", "-F", "comm,pid,ip,sym"]
     script = subprocess.run(command, capture_output=True, text=True)
     stacks: Counter[tuple[str, ...]] = Counter()
-    if script.returncode < 0:
-        return stacks
     assert script.returncode == 0, script.stderr
     for block in script.stdout.strip("\n").split("\n\n"):
         _, *frames = block.strip("\n").splitlines()

@@ -150,6 +150,20 @@ def test_lost_process_records_are_counted_and_healed(monkeypatch: pytest.MonkeyP
         stream.close()
 
 
+def test_perf_works_beside_the_process_records(tmp_path: Path) -> None:
+    """Records with build ids would have perf crash: the kernel marks those of other events as well (buildids.py)."""
+    stream = RecordStream()
+    try:
+        data = str(tmp_path / "perf.data")
+        command = ["sh", "-c", "for i in 1 2 3 4 5 6; do /bin/true; done"]
+        recorded = subprocess.run(["perf", "record", "-q", "-e", "cpu-clock", "-o", data, "--", *command])
+        shown = subprocess.run(["perf", "script", "-i", data, "--show-mmap-events"], capture_output=True, text=True)
+    finally:
+        stream.close()
+    assert recorded.returncode == 0 and shown.returncode == 0, shown.stderr
+    assert shown.stdout.count("/true") >= 6
+
+
 def test_a_rate_above_the_kernels_limit_is_refused_with_the_way_to_raise_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,7 +78,7 @@ class Model:
 
     def caller(self, frame: Frame, address: int) -> tuple[Frame, bool]:
         """The next frame, and whether a frame pointer led there. Raises _EndedError."""
-        why, rule = self._rule(address)
+        why, rule = self._rule(address, frame.interrupted)
         if rule is None:
             return self._by_frame_pointer(frame, why)
         kind, rsp, rbp = int(rule["cfa"]), frame.registers[_RSP], frame.registers[_RBP]
@@ -116,12 +116,14 @@ class Model:
             caller.rbx_at = (base + int(rule["rbx_offset"])) % _U64
         return caller, False
 
-    def _rule(self, address: int) -> tuple[End, np.void | None]:
+    def _rule(self, address: int, interrupted: bool) -> tuple[End, np.void | None]:
         if self.process != PROCESS:
             self.wanted = _WANTED_PROCESS | self.process
             return End.NO_PROCESS, None
         mapping = self._mapping(address)
         if mapping is None:
+            if interrupted:
+                self.wanted = _WANTED_PROCESS | self.process
             return End.NO_MAPPING, None
         _, bias, _, file = mapping
         table = self.world.tables[file - 1] if file else None
@@ -140,14 +142,15 @@ class Model:
         rbp, rsp = frame.registers[_RBP], frame.registers[_RSP]
         if not frame.interrupted and self._read(frame.ip, 9).startswith(_SIGRETURNS):
             return self._interrupted(rsp), False
+        root = End.ROOT if why in (End.NO_TABLE, End.NO_ROW) else why
         if not rbp and not frame.interrupted:
-            raise _EndedError(End.ROOT)
+            raise _EndedError(root)
         pair = self._read(rbp, 16)
         if rbp % 8 or not rsp <= rbp <= rsp + (64 << 20) or not pair:
             raise _EndedError(why)
         back = int.from_bytes(pair[8:], "little")
         if not back:
-            raise _EndedError(End.ROOT)
+            raise _EndedError(root)
         if back < 4096 or (self.process == PROCESS and self._mapping(back - 1) is None):
             raise _EndedError(why)
         registers = list(frame.registers)
