@@ -28,6 +28,7 @@ from profiler.formats.otlp import read_otlp
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = "/usr/lib/perf-core/scripts/python/stackcollapse.py"
+COMPILED = ("chains", "loader", "plugin", "short", "stacks", "syscalls", "threads")
 WORKLOADS = ROOT / "tests" / "live" / "workloads"
 
 
@@ -64,14 +65,14 @@ def cpu_seconds(pid: int) -> float:
 
 
 def start_load(folder: str) -> list[subprocess.Popen[bytes]]:
-    chains, sources = f"{folder}/chains", " ".join(str(source) for source in WORKLOADS.glob("*.c"))
+    chains, sources = f"{folder}/chains", " ".join(str(WORKLOADS / f"{name}.c") for name in COMPILED)
     subprocess.run(["gcc", "-O1", "-fno-omit-frame-pointer", "-o", chains, str(WORKLOADS / "chains.c")], check=True)
     build = f"cd {folder}; while :; do for f in {sources}; do clang -O2 -S -o out.s $f; done; sleep 0.3; done"
     node = "setInterval(() => JSON.parse(JSON.stringify(Array.from({length: 5000}, (_, i) => ({i, s: `${i}`})))), 5)"
     python = "import json,time\nwhile 1: json.loads(json.dumps(list(range(2000)))); time.sleep(0.0005)"
     return [
         subprocess.Popen([chains, "100000"]),
-        subprocess.Popen(["sh", "-c", build]),
+        subprocess.Popen(["sh", "-c", build], start_new_session=True, stderr=subprocess.DEVNULL),
         subprocess.Popen([sys.executable, "-c", python]),
         subprocess.Popen(["node", "-e", node]),
     ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from symbolizer.elf import ElfError, read_elf
@@ -31,6 +31,7 @@ class _Known:
     size: int
     mtime_ns: int
     looked: float
+    owner: int = -1
 
 
 class BuildIds:
@@ -39,10 +40,10 @@ class BuildIds:
     def __init__(self) -> None:
         self._known: dict[tuple[int, int, str], _Known] = {}
 
-    def of(self, mapping: Mapping, pid: int, relatives: Sequence[int] = ()) -> str:
+    def of(self, mapping: Mapping, pid: int, relatives: Callable[[int], Sequence[int]] = lambda pid: ()) -> str:
         """The hex build id of the file that process `pid` maps, "" where it has none or is not to be read.
 
-        `relatives` are other processes that likely see the same files.
+        `relatives` names other processes that likely see the same files.
         """
         if not is_file(mapping.path):
             return ""
@@ -56,8 +57,13 @@ class BuildIds:
             return known.build_id
         if len(self._known) >= MOST_FILES:
             self._known.clear()
-        known = self._known[key] = _read(mapping, pid, relatives, now)
+        known = self._known[key] = _read(mapping, pid, relatives(pid), now)
         return known.build_id
+
+    def is_trusted(self, path: str, device: int, inode: int) -> bool:
+        """Whether a file whose build id was read is of root or of this process's user: nobody else gave it that id."""
+        known = self._known.get((device, inode, path))
+        return known is not None and known.owner in (0, os.geteuid())
 
     @staticmethod
     def _is_unchanged(known: _Known, mapping: Mapping, pid: int) -> bool:
@@ -80,7 +86,7 @@ def _read(mapping: Mapping, pid: int, relatives: Sequence[int], now: float) -> _
     try:
         status = os.fstat(file)
         build_id = read_elf(lambda offset, size: read_at(file, offset, size)).build_id()
-        return _Known(build_id, status.st_size, status.st_mtime_ns, now)
+        return _Known(build_id, status.st_size, status.st_mtime_ns, now, status.st_uid)
     except (ElfError, OSError):
         return _Known("", 0, 0, now)
     finally:

@@ -106,8 +106,9 @@ def _tried(name: str, found: str, attempt: Callable[[], None]) -> Requirement:
 
 def _sampler() -> Requirement:
     try:
-        with contextlib.closing(Sampler(99, unwind_bytes=1 << 20)) as sampler:
-            walk = _WALKS[sampler.tick_program]
+        by_tables = os.uname().machine == "x86_64"
+        with contextlib.closing(Sampler(99, unwind_bytes=by_tables << 20)) as sampler:
+            walk = _WALKS[sampler.tick_program] if by_tables else "by frame pointers alone"
     except (BpfError, events.EventError, OSError) as error:
         return Requirement("sampler", False, "does not start", str(error))
     return Requirement("sampler", True, f"BPF program loaded, perf event on each CPU; user stacks {walk}")

@@ -61,12 +61,14 @@ class Collector:
         self._cgroups = Cgroups()
         self._governor = RateGovernor(sampling.hz, sampling.max_overhead)
         self._pace = Pace()
+        self._started = False
         sampler, unwind_bytes = _backend(sampling)
+        self._sampler: Sampler | None = None
         self._unwinder: Unwinder | None = None
         self._records = RecordStream(prompt=bool(unwind_bytes))
         try:
             self.processes.scan()
-            self.sampler = sampler(
+            self._sampler = self.sampler = sampler(
                 sampling.hz, window_seconds=window_seconds, filters=filters, unwind_bytes=unwind_bytes
             )
             if unwind_bytes:
@@ -74,7 +76,7 @@ class Collector:
                 # What a command's process maps now it loses with its exec.
                 self._unwinder.feed(only_asked=filters.children)
         except BaseException:
-            self._records.close()
+            self.close()
             raise
         self._cpu_ns = time.process_time_ns()
 
@@ -100,7 +102,10 @@ class Collector:
         if self._unwinder is not None:
             self._unwinder.end_window(resolved.mappings)
         cost = self._cost(raw)
-        self._governor.next_hz((cost.bpf_ns + cost.agent_cpu_ns) / 1e9, raw.window.seconds)
+        # What starting costs, and a window that began before the rate changed, say nothing of the rate.
+        if self._started and raw.hz == self._governor.hz:
+            self._governor.next_hz((cost.bpf_ns + cost.agent_cpu_ns) / 1e9, raw.window.seconds)
+        self._started = True
         return Profile(
             self.host,
             EVENT,
@@ -128,7 +133,8 @@ class Collector:
     def close(self) -> None:
         if self._unwinder is not None:
             self._unwinder.close()
-        self.sampler.close()
+        if self._sampler is not None:
+            self._sampler.close()
         self._records.close()
 
     def _has_more(self) -> bool:
@@ -196,14 +202,15 @@ def _in_a_hurry() -> Iterator[None]:
     try:
         yield
     finally:
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        os.sched_setscheduler(0, os.SCHED_OTHER | os.SCHED_RESET_ON_FORK, os.sched_param(0))
 
 
-def cache_folder() -> Path:
-    """Where what is worth keeping between runs is kept: of root for the whole host, else of the user."""
+def cache_folder() -> Path | None:
+    """Where what is worth keeping between runs is kept: of root for the whole host, else of the user, if at home."""
     if os.geteuid() == 0:
         return Path("/var/cache/pilotlight")
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pilotlight"
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(home) / "pilotlight" if os.path.isabs(home) else None
 
 
 def rss_bytes() -> int:

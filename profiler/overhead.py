@@ -7,6 +7,7 @@ from collections import deque
 
 MINUTE = 60.0
 _LONGEST_PAUSE = 0.1
+_FREE = 0.15  # of the reserve, which no pause is made for
 _AIM = 0.8  # of the limit, so that a rate is kept once it is chosen
 
 
@@ -52,9 +53,9 @@ class RateGovernor:
 
 
 class Pace:
-    """How often to be prompt: as often as events come while that takes a small share of a CPU, over a minute or two."""
+    """How prompt to be: at once while that takes a small share of a CPU, then after pauses that grow until it does."""
 
-    def __init__(self, share: float = 0.0025, reserve: float = 0.25) -> None:
+    def __init__(self, share: float = 0.002, reserve: float = 0.25) -> None:
         """`share` of one CPU in the long run, and `reserve` CPU seconds at a time."""
         self._share, self._reserve = share, reserve
         self._spent, self._at = 0.0, time.monotonic()
@@ -64,4 +65,5 @@ class Pace:
         now = time.monotonic()
         self._spent = max(self._spent - (now - self._at) * self._share, 0.0) + spent
         self._at = now
-        return _LONGEST_PAUSE if self._spent > self._reserve else 0.0
+        fill = min(self._spent / self._reserve, 1.0)
+        return _LONGEST_PAUSE * fill**3 if fill > _FREE else 0.0

@@ -10,7 +10,7 @@ import os
 import re
 import struct
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from profiler import records
@@ -65,7 +65,7 @@ class Processes:
         self._lost_at = 0
         self._mappings = 0
         self._changed: set[int] = set()
-        self._build_ids = BuildIds()
+        self.build_ids = BuildIds()
         self.records_lost = 0
         self.rescans = 0
         self.mappings_dropped = 0
@@ -113,25 +113,30 @@ class Processes:
         self._changed.clear()
         return changed
 
-    def mark_changed(self, pids: Iterable[int]) -> None:
-        """Has take_changed() name these processes."""
-        self._changed.update(pids)
+    def mark_all_changed(self) -> None:
+        """Has take_changed() name all running processes."""
+        self._changed.update(self._processes)
+
+    def is_running(self, pid: int) -> bool:
+        """Whether a process is known, and not known to have ended."""
+        process = self._processes.get(pid)
+        return process is not None and not process.exited
 
     def look_up(self, pid: int) -> bool:
         """Whether anything is known of a process; it is read from /proc where records are missing."""
         return self._known(pid) is not None
 
     def space(self, pid: int) -> AddressSpace | None:
-        """What is mapped in a process now, None where that is not known."""
+        """What is mapped in a process now, None where that is not known or the process has ended."""
         process = self._processes.get(pid)
-        if process is None:
+        if process is None or process.exited or process.spaces[-1].forgotten:
             return None
         mapped = process.spaces[-1].mapped
         self._identify(pid, mapped)
         return mapped
 
     def _identify(self, pid: int, mapped: AddressSpace) -> None:
-        mapped.identify(lambda mapping: self._build_ids.of(mapping, pid, self.relatives(pid)))
+        mapped.identify(lambda mapping: self.build_ids.of(mapping, pid, self.relatives))
 
     def relatives(self, pid: int) -> list[int]:
         """The process's parent, its parent and so on: who most likely sees the same files."""
@@ -154,6 +159,7 @@ class Processes:
                     continue
             while len(process.spaces) > 1 and process.spaces[1].since < end:
                 self._mappings -= len(process.spaces.pop(0).mapped)
+        self._changed &= self._processes.keys()
 
     def losses(self) -> str:
         """One sentence on what was lost, and read again, since the last call; "" where nothing was."""
@@ -189,6 +195,8 @@ class Processes:
             if pid in self._processes:
                 self._processes[pid].threads = True
             return
+        if parent_pid in self._changed:  # what the child began with in the kernel was not all yet
+            self._changed.add(pid)
         parent = self._processes.get(parent_pid)
         if parent is None:
             space = _Space(stamp, "", AddressSpace(), forgotten=True)

@@ -49,6 +49,7 @@ class RecordStream:
         self._rings: dict[int, tuple[int, mmap.mmap]] = {}
         self._poll = select.epoll()
         self._early: list[tuple[int, int, int, bytes]] = []
+        self._lost_early = 0
         try:
             self.follow_cpus(cpus)
         except BaseException:
@@ -56,7 +57,13 @@ class RecordStream:
             raise
 
     def follow_cpus(self, online: Set[int]) -> None:
-        """Opens rings on CPUs that came online. Those of CPUs that went keep what they still hold."""
+        """Opens rings on CPUs that came online, and takes what is left from those of CPUs that went."""
+        for cpu in self._rings.keys() - online:  # should it come back, the kernel writes to this one no more
+            fd, ring = self._rings.pop(cpu)
+            self._lost_early += _take(ring, self._early)
+            self._poll.unregister(fd)
+            ring.close()
+            os.close(fd)
         for cpu in sorted(online - self._rings.keys()):
             try:
                 fd = self._open(cpu)
@@ -91,7 +98,8 @@ class RecordStream:
         # A record that is younger than the first look at a ring may follow an older one that is still to be
         # read in another ring: such records wait for the next batch.
         until = time.monotonic_ns()
-        records, lost = self._early, 0
+        records, lost = self._early, self._lost_early
+        self._lost_early = 0
         for _, ring in self._rings.values():
             lost += _take(ring, records)
         records.sort(key=_record_time)

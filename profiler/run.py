@@ -73,7 +73,7 @@ def _start(arguments: list[str]) -> _Server:
     """Starts the server and waits until it answers; it writes its URL into a pipe then."""
     reader, writer = os.pipe()
     process = subprocess.Popen(
-        [sys.executable, "-m", "profiler.cli", "server", "--ready-fd", str(writer), *arguments],
+        [sys.executable, "-P", "-m", "profiler.cli", "server", "--ready-fd", str(writer), *arguments],
         stdin=subprocess.PIPE,  # its end tells the server that we are gone, however we went
         pass_fds=[writer],
         start_new_session=True,  # Ctrl-C is for the agent, which has a window to hand over yet

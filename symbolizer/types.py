@@ -36,7 +36,7 @@ class Reason(StrEnum):
     TRUNCATED = "truncated"
     MAPPINGS_NOT_KNOWN = "mappings not known yet"
     NO_UNWIND_TABLE = "no unwind information"
-    UNWIND_TABLE_NOT_LOADED = "unwind table not loaded yet"
+    UNWIND_TABLE_NOT_LOADED = "unwind table not loaded"
     NO_UNWIND_ROW = "address outside unwind information"
     UNWIND_RULE_UNSUPPORTED = "unwind rule not supported"
     STACK_UNREADABLE = "stack memory unreadable"

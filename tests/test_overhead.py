@@ -53,6 +53,8 @@ def test_being_prompt_stops_when_its_reserve_is_spent_and_comes_back(monkeypatch
     now = 1000.0
     monkeypatch.setattr("profiler.overhead.time.monotonic", lambda: now)
     pace = Pace(share=0.0025, reserve=0.25)
-    assert [pace.pause(0.1) > 0 for _ in range(4)] == [False, False, True, True]
-    now += 100
+    assert pace.pause(0.03) == 0
+    pauses = [pace.pause(0.04) for _ in range(8)]
+    assert pauses == sorted(pauses) and 0 < pauses[0] < pauses[-1] == 0.1
+    now += 200
     assert pace.pause(0.001) == 0

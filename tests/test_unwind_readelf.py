@@ -247,12 +247,10 @@ def check_against_readelf(path: Path, roots: frozenset[int] = frozenset()) -> in
     rows = 0
     for function, following in zip(functions, [*functions[1:], None], strict=True):
         end = min(function.end, following.begin) if following else function.end
-        places = (
-            {} if function.begin in roots else dict(function.rows)
-        )  # of several rows at one address the last counts
+        places = dict(function.rows)  # of several rows at one address the last counts
         for (address, row), until in zip(places.items(), [*list(places)[1:], end], strict=True):
             until = min(until, end)
-            if address >= until:
+            if address >= until or function.begin in roots:
                 continue
             used: tuple[str, ...] = ()
             if "exp" in row and not function.signal:

@@ -14,7 +14,7 @@ from profiler.unwind import worker as worker_module
 from profiler.unwind.cache import TableCache
 from profiler.unwind.cfi import build_table
 from profiler.unwind.table import UnwindTable
-from profiler.unwind.worker import TableWorker
+from profiler.unwind.worker import Failure, TableWorker
 from symbolizer.files import read_at
 
 PROGRAM = Path("/bin/sh").resolve()
@@ -32,8 +32,8 @@ def opened(path: Path = PROGRAM) -> int:
     return os.open(path, os.O_RDONLY)
 
 
-def wait_for(worker: TableWorker, count: int = 1) -> list[tuple[int, UnwindTable | str]]:
-    done: list[tuple[int, UnwindTable | str]] = []
+def wait_for(worker: TableWorker, count: int = 1) -> list[tuple[int, UnwindTable | Failure]]:
+    done: list[tuple[int, UnwindTable | Failure]] = []
     end = time.monotonic() + 60
     while len(done) < count:
         assert time.monotonic() < end
@@ -72,7 +72,7 @@ def test_answers_come_in_the_order_of_the_questions_and_say_what_is_wrong_with_a
         worker.submit(number, "", opened(path))
     answers = wait_for(worker, 3)
     assert [number for number, _ in answers] == [0, 1, 2]
-    assert [isinstance(answer, str) for _, answer in answers] == [False, True, False]
+    assert [isinstance(answer, Failure) and answer.final for _, answer in answers] == [False, True, False]
 
 
 def test_a_builder_that_dies_costs_the_table_it_was_building_and_no_other(
@@ -82,7 +82,7 @@ def test_a_builder_that_dies_costs_the_table_it_was_building_and_no_other(
     assert worker._process is not None
     worker._process.kill()
     ((number, reason),) = wait_for(worker)
-    assert number == 1 and reason == "its unwind information is too much to read"
+    assert number == 1 and reason == Failure("its unwind information is too much to read", final=False)
     worker.submit(2, "", opened())
     assert isinstance(wait_for(worker)[0][1], UnwindTable)
 
@@ -101,7 +101,7 @@ def test_a_builder_that_died_idle_is_replaced(worker: TableWorker) -> None:
 def test_a_file_that_takes_too_long_is_given_up(worker: TableWorker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_module, "_LONGEST_SECONDS", 0.0)
     worker.submit(1, "", opened())
-    assert worker.finished() == [(1, "its unwind information takes too long to read")]
+    assert worker.finished() == [(1, Failure("its unwind information takes too long to read", final=False))]
 
 
 def test_more_files_than_may_wait_are_refused_and_closed(worker: TableWorker, monkeypatch: pytest.MonkeyPatch) -> None:

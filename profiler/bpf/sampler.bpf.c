@@ -358,12 +358,28 @@ int on_tick_bounded(struct bpf_perf_event_data *ctx)
 	return 0;
 }
 
+/* Counts the time of what is not a tick; atomically, as a tick may come in between. */
+static __always_inline void charge(__u64 start)
+{
+	__u32 zero = 0;
+	__u32 *now = bpf_map_lookup_elem(&generation, &zero);
+
+	if (!now)
+		return;
+	__u32 current = *(volatile __u32 *)now & 1;
+	struct counters *counter = bpf_map_lookup_elem(&counters, &current);
+
+	if (counter)
+		__sync_fetch_and_add(&counter->run_ns, bpf_ktime_get_ns() - start);
+}
+
 /* The children of filtered processes belong to the profile, where asked for; a child begins with its parent's
  * mappings.
  */
 SEC("tp_btf/sched_process_fork")
 int BPF_PROG(on_fork, struct task_struct *parent, struct task_struct *child)
 {
+	__u64 start = bpf_ktime_get_ns();
 	__u32 from = parent->tgid, to = child->tgid;
 	__u8 yes = 1;
 
@@ -372,6 +388,7 @@ int BPF_PROG(on_fork, struct task_struct *parent, struct task_struct *child)
 	if (filter_children && bpf_map_lookup_elem(&pids, &from))
 		bpf_map_update_elem(&pids, &to, &yes, BPF_ANY);
 	copy_mappings(from, to);
+	charge(start);
 	return 0;
 }
 
@@ -381,8 +398,12 @@ int BPF_PROG(on_fork, struct task_struct *parent, struct task_struct *child)
 SEC("tp_btf/task_rename")
 int BPF_PROG(on_rename, struct task_struct *task)
 {
-	if (task->mm && task->mm->map_count <= 1)
-		forget_mappings(task->tgid);
+	__u64 start = bpf_ktime_get_ns();
+
+	if (!task->mm || task->mm->map_count > 1)
+		return 0;
+	forget_mappings(task->tgid);
+	charge(start);
 	return 0;
 }
 
@@ -390,12 +411,14 @@ int BPF_PROG(on_rename, struct task_struct *task)
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(on_exit, struct task_struct *task)
 {
+	__u64 start = bpf_ktime_get_ns();
 	__u32 tgid = task->tgid;
 
 	if (task->signal->live.counter)
 		return 0;
 	bpf_map_delete_elem(&pids, &tgid);
 	forget_mappings(tgid);
+	charge(start);
 	return 0;
 }
 

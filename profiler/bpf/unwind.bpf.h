@@ -98,17 +98,16 @@ static __always_inline const struct unwind_rule *find_rule(struct walk *walk, __
 {
 	*why = find_mapping(walk, address);
 	if (*why) {
-		/* No mapping of code that runs is known where records of it are still on their way, or were lost. */
+		/* No mapping of code that runs is known where records of it are still on their way, or were
+		 * lost. */
 		if (*why == END_NO_PROCESS || (walk->interrupted && *why == END_NO_MAPPING))
 			want(WANTED_PROCESS | walk->tgid);
 		return 0;
 	}
 	if (walk->file.state != FILE_LOADED) {
-		*why = END_NO_TABLE;
-		if (walk->file.state == FILE_NOT_LOADED) {
-			*why = END_TABLE_NOT_LOADED;
+		*why = walk->file.state == FILE_WITHOUT_TABLE ? END_NO_TABLE : END_TABLE_NOT_LOADED;
+		if (walk->file.state == FILE_NOT_LOADED)
 			want(walk->mapping.file);
-		}
 		return 0;
 	}
 	*why = END_NO_ROW;

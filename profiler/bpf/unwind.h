@@ -36,6 +36,7 @@ enum file_state {
 	FILE_WITHOUT_TABLE, /* file 0, code made at run time; files that have no table and will have none */
 	FILE_NOT_LOADED,    /* a sample that comes by asks for its table */
 	FILE_LOADED,
+	FILE_REFUSED, /* its table finds no room, or could not be made, for now */
 };
 
 struct unwind_file {

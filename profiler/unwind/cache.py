@@ -48,10 +48,11 @@ class TableCache:
             if data is None:
                 return None
             table = _checked(build_id, data)
-            if table is None:
-                os.unlink(name, dir_fd=folder)
-            else:
-                os.utime(name, dir_fd=folder, follow_symlinks=False)
+            with suppress(OSError):  # a cache that can only be read serves as well
+                if table is None:
+                    os.unlink(name, dir_fd=folder)
+                else:
+                    os.utime(name, dir_fd=folder, follow_symlinks=False)
             return table
         return None
 

@@ -24,7 +24,7 @@ MOST_FILES, MOST_PAGES, MOST_RULES = 8192, 32768, 32768
 _RESERVE = 16
 PAGE = np.dtype([("chunk", "<u4"), ("first", "<u2"), ("rows", "<u2")])
 _FILE = struct.Struct("=IIII")  # state, first page, base, pages
-WITHOUT_TABLE, NOT_LOADED, LOADED = range(3)
+WITHOUT_TABLE, NOT_LOADED, LOADED, REFUSED = range(4)
 
 
 @dataclass(slots=True)
@@ -94,6 +94,15 @@ class TableStore:
         self.set_state(number, LOADED, first_page, table.first_page, pages)
         return True
 
+    def could_fit(self, table: UnwindTable) -> bool:
+        """Whether a table has room where nothing else is loaded."""
+        used, chunks = ROWS_IN_CHUNK, 0
+        for rows in np.diff(table.page_starts.astype(np.int64)).tolist():
+            if used + rows > ROWS_IN_CHUNK:
+                used, chunks = 0, chunks + 1
+            used += rows
+        return chunks <= self._most_chunks and len(table.page_starts) - 1 <= MOST_PAGES
+
     def touch(self, number: int, now: int) -> None:
         """Notes that a file was in use at `now`, any clock that goes up."""
         loaded = self._loaded.get(number)
@@ -135,7 +144,9 @@ class TableStore:
             self._open_used = 0
 
     def _room_for(self, table: UnwindTable, now: int) -> tuple[int, list[int]] | None:
-        """Where the pages begin and the chunk of each page, after evictions if need be."""
+        """Where the pages begin and the chunk of each page, after evictions if need be and if they help."""
+        if not self.could_fit(table):
+            return None
         while True:
             first_page = self._free_pages(len(table.page_starts) - 1)
             chunks = self._place(table) if first_page is not None else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,9 @@ from profiler import maps
 from profiler.addressspace import File
 from profiler.processes import Processes
 from profiler.unwind.cache import TableCache
-from profiler.unwind.store import LOADED, MOST_FILES, NOT_LOADED, WITHOUT_TABLE, TableStore
+from profiler.unwind.store import LOADED, MOST_FILES, NOT_LOADED, REFUSED, WITHOUT_TABLE, TableStore
 from profiler.unwind.table import UnwindTable
-from profiler.unwind.worker import TableWorker
+from profiler.unwind.worker import Failure, TableWorker
 from symbolizer.elf import read_elf
 from symbolizer.locate import is_file, open_mapped
 from symbolizer.process import Process
@@ -37,6 +38,7 @@ _KEY = struct.Struct("=II")
 _WANTED_PROCESS = 1 << 32
 _USER_ADDRESSES = 1 << 47
 _MOST_FAILURES = 3
+_LOOK_SECONDS = 0.1
 _VDSO = "[vdso]"
 
 
@@ -74,11 +76,14 @@ class Unwinder:
         self._worker = TableWorker(cache)
         self._numbers: dict[str, int] = {}
         self._files: list[_KnownFile | None] = [None]
-        self._pending: list[int] = []  # files that are to get tables
+        self._pending: dict[int, None] = {}  # files that are to get tables, in order
+        self._number_of: dict[File, int] = {}
+        self._installed: set[int] = set()
+        self._look_again = 0.0
         self._window = 1
         self._refused: set[int] = set()
         self._refusals = self._failed = 0
-        self._mappings_left_out = 0
+        self._processes_left_out = 0
         self._told = (0, 0, 0, 0)
         self._store.set_state(0, WITHOUT_TABLE)
 
@@ -94,24 +99,30 @@ class Unwinder:
                 if self._processes.look_up(pid):
                     eager.update(self._install(pid))
             else:
-                self._pending.append(what)
+                self._pending[what] = None
         if not only_asked:
-            self._pending += eager
-        if self._pending:  # one at a time, as mappings must not wait for them
-            self._request(self._pending.pop(0))
+            self._pending.update(dict.fromkeys(eager))
+        while self._pending:  # one at a time, as mappings must not wait for them
+            number = next(iter(self._pending))
+            del self._pending[number]
+            if self._request(number):
+                break
         for number, answer in self._worker.finished():
             self._take(number, answer)
 
     def end_window(self, used: Iterable[Mapping]) -> None:
         """Notes which mappings had samples in the window that ends; the tables of others are the first to go."""
+        self._window += 1
         for mapping in used:
-            number = self._numbers.get(_key(mapping.path, mapping.build_id, mapping.device, mapping.inode))
+            number = self._numbers.get(self._key(mapping.path, mapping.build_id, mapping.device, mapping.inode))
             if number is not None:
                 self._store.touch(number, self._window)
         for number in self._refused:
             self._set_state(number, NOT_LOADED)
         self._refused.clear()
-        self._window += 1
+        # The kernel forgets processes as they end, but not what was written after that.
+        for pid in [pid for pid in self._installed if not self._processes.is_running(pid)]:
+            self._forget(pid)
 
     @property
     def has_more(self) -> bool:
@@ -124,14 +135,14 @@ class Unwinder:
 
     def losses(self) -> str:
         """One sentence on the tables that stacks went without since the last call; "" where there were none."""
-        now = self._store.evictions, self._refusals, self._failed, self._mappings_left_out
+        now = self._store.evictions, self._refusals, self._failed, self._processes_left_out
         evicted, refused, failed, left_out = (new - old for new, old in zip(now, self._told, strict=True))
         self._told = now
         parts = [
             f"{evicted:,} unwind tables made room for others" if evicted else "",
             f"{refused:,} found no room in --unwind-memory" if refused else "",
             f"{failed:,} could not be made" if failed else "",
-            f"{left_out:,} mappings were one too many for their process" if left_out else "",
+            f"{left_out:,} times a process had more mappings than there was room for" if left_out else "",
         ]
         said = [part for part in parts if part]
         return f"{', '.join(said)}: stacks may end there." if said else ""
@@ -153,6 +164,10 @@ class Unwinder:
 
     def _asked_for(self) -> list[int]:
         asked: list[int] = []
+        now = time.monotonic()
+        if now < self._look_again:
+            return asked
+        self._look_again = now + _LOOK_SECONDS
         for keys, _ in maps.drain(self._wanted, np.dtype("<u8"), np.dtype("u1")):
             asked += keys.tolist()
         return asked
@@ -162,6 +177,8 @@ class Unwinder:
         space = self._processes.space(pid)
         if space is None:
             return []
+        if len(self._files) + len(space.ranges()) > MOST_FILES:
+            self._forget_files()
         eager = bool(self._eager) and self._is_eager(pid)
         entries: list[tuple[int, int, int, int]] = []
         for start, end, offset, file in space.ranges():
@@ -180,14 +197,15 @@ class Unwinder:
             head = _BLOCK_HEAD.pack(len(blocks[number]), len(blocks)) + starts.ljust(_STARTS, b"\0")
             body = b"".join([_MAPPING.pack(*entry) for entry in blocks[number]])
             if maps.put_bytes(self._blocks, _KEY.pack(pid, number), (head + body).ljust(_BLOCK_BYTES, b"\0")):
-                maps.take_out(self._blocks, _KEY.pack(pid, 0))  # better none than those of before
-                self._mappings_left_out += len(entries)
+                self._forget(pid)  # better none than those of before
+                self._processes_left_out += 1
                 return []
+        self._installed.add(pid)
         return [entry[3] for entry in entries if entry[3]] if eager else []
 
     def _most_useful(self, entries: list[tuple[int, int, int, int]], most: int) -> list[tuple[int, int, int, int]]:
         """Those of files before those of code made at run time, the larger ones first; by address again."""
-        self._mappings_left_out += len(entries) - most
+        self._processes_left_out += 1
         return sorted(sorted(entries, key=lambda e: (not e[3], -e[2]))[:most])
 
     def _is_eager(self, pid: int) -> bool:
@@ -195,74 +213,97 @@ class Unwinder:
 
     def _number(self, file: File, pid: int, start: int, end: int, offset: int) -> int:
         """The number of a file, 0 for memory that is none."""
+        number = self._number_of.get(file)
+        if number is None:
+            number = self._number_of[file] = self._new_number(file, pid, start, end, offset)
+        known = self._files[number]
+        if known is not None and known.state == NOT_LOADED:  # whoever maps it last is likeliest still there
+            known.seen_in, known.mapping = pid, Mapping(start, end, offset, *file)
+        return number
+
+    def _new_number(self, file: File, pid: int, start: int, end: int, offset: int) -> int:
         path, build_id, device, inode = file
         if not is_file(path) and path != _VDSO:
             return 0
-        key = _key(path, build_id, device, inode)
+        key = self._key(path, build_id, device, inode)
         number = self._numbers.get(key)
         if number is None:
-            if len(self._files) >= MOST_FILES:
-                self._forget_files()
             number = self._numbers[key] = len(self._files)
             self._files.append(_KnownFile(key, pid, Mapping(start, end, offset, path, build_id, device, inode)))
             self._store.set_state(number, NOT_LOADED)
-        known = self._files[number]
-        if known is not None and known.state == NOT_LOADED:  # whoever maps it last is likeliest still there
-            known.seen_in, known.mapping = pid, Mapping(start, end, offset, path, build_id, device, inode)
         return number
+
+    def _key(self, path: str, build_id: str, device: int, inode: int) -> str:
+        """Names a file's content: by its build id, wherever the file is, only if no user could have written it."""
+        if path == _VDSO:
+            return path
+        if build_id and self._processes.build_ids.is_trusted(path, device, inode):
+            return build_id
+        return f"{device}:{inode}:{build_id}:{path}"
+
+    def _forget(self, pid: int) -> None:
+        """Takes a process's blocks out."""
+        self._installed.discard(pid)
+        number = 0
+        while maps.take_out(self._blocks, _KEY.pack(pid, number)) or number == 0:
+            number += 1
 
     def _forget_files(self) -> None:
         """Begins anew with the numbers: more files than there are numbers were mapped over time."""
-        for keys, _ in maps.drain(self._blocks, np.dtype([("tgid", "<u4"), ("block", "<u4")]), _BLOCK):
-            self._processes.mark_changed(keys["tgid"].tolist())
+        for _ in maps.drain(self._blocks, np.dtype([("tgid", "<u4"), ("block", "<u4")]), _BLOCK):
+            pass
+        self._processes.mark_all_changed()
         self._store.clear()
         self._worker.close()
         self._numbers.clear()
+        self._number_of.clear()
         self._files = [None]
         self._refused.clear()
         self._pending.clear()
 
-    def _request(self, number: int) -> None:
-        """Sees to it that a file gets its table."""
+    def _request(self, number: int) -> bool:
+        """Sees to it that a file gets its table; whether that took any work."""
         known = self._files[number] if number < len(self._files) else None
         if known is None or known.asked or known.state != NOT_LOADED:
-            return
+            return False
         vdso = read_vdso() if known.mapping.path == _VDSO else b""
         build_id = read_elf(lambda at, size: vdso[at : at + size]).build_id() if vdso else known.mapping.build_id
         table = self._cache.get(build_id) if self._cache is not None and build_id else None
         if table is not None:
             self._take(number, table)
-            return
+            return True
         try:
             file = _in_memory(vdso) if vdso else self._open(known.mapping, known.seen_in)
         except (UnknownError, OSError):
             self._fail(number, known)
-            return
+            return True
         # What others could have written under a known file's build id is not kept for the next start.
         trusted = bool(vdso) or os.fstat(file).st_uid == os.geteuid()
         known.asked = self._worker.submit(number, build_id if trusted else "", file)
+        return True
 
     def _open(self, mapping: Mapping, pid: int) -> int:
         with Process(pid, self._processes.relatives(pid)) as process:
             return open_mapped(process, mapping)
 
-    def _take(self, number: int, answer: UnwindTable | str) -> None:
+    def _take(self, number: int, answer: UnwindTable | Failure) -> None:
         known = self._files[number] if number < len(self._files) else None
         if known is None:
             return
         known.asked = False
-        if isinstance(answer, str):
-            known.failures = _MOST_FAILURES
+        if isinstance(answer, Failure):
+            known.failures += _MOST_FAILURES if answer.final else 0
             self._fail(number, known)
         elif len(answer.page_starts) < 2:
             self._set_state(number, WITHOUT_TABLE)
         elif self._store.add(number, answer, self._window):
             known.state = LOADED
-            self._note_evicted()
         else:
             self._refusals += 1
-            self._refused.add(number)
-            self._set_state(number, WITHOUT_TABLE)
+            self._set_state(number, REFUSED)
+            if self._store.could_fit(answer):
+                self._refused.add(number)  # tried again when what is in use now may no longer be
+        self._note_evicted()
 
     def _note_evicted(self) -> None:
         for number, known in enumerate(self._files):
@@ -273,7 +314,7 @@ class Unwinder:
         known.failures += 1
         if known.failures >= _MOST_FAILURES:
             self._failed += 1
-            self._set_state(number, WITHOUT_TABLE)
+            self._set_state(number, REFUSED)
 
     def _set_state(self, number: int, state: int) -> None:
         known = self._files[number]
@@ -283,13 +324,6 @@ class Unwinder:
 
 
 _BLOCK = np.dtype(("V", _BLOCK_BYTES))
-
-
-def _key(path: str, build_id: str, device: int, inode: int) -> str:
-    """Names a file's content: the same for every process that maps it."""
-    if path == _VDSO:
-        return path
-    return build_id or f"{device}:{inode}:{path}"
 
 
 def _in_memory(data: bytes) -> int:

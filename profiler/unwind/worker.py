@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from profiler.unwind.cache import TableCache
@@ -23,9 +24,17 @@ from symbolizer.elf import ElfError
 from symbolizer.files import read_at
 
 _MESSAGE = 4096
-_IDLE_SECONDS, _LONGEST_SECONDS = 20.0, 30.0
+_IDLE_SECONDS, _LONGEST_SECONDS, _END_SECONDS = 5.0, 30.0, 1.0
 _MOST_MEMORY = 2 << 30
 _MOST_WAITING = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why there is no table of a file; `final` where it would be the same at the next try."""
+
+    reason: str
+    final: bool
 
 
 class TableWorker:
@@ -37,6 +46,7 @@ class TableWorker:
         self._socket: socket.socket | None = None
         self._waiting: list[tuple[int, str, int]] = []  # number, build id, file
         self._building: tuple[int, float] | None = None  # number, since when
+        self._refused: list[int] = []
         self._idle_since = 0.0
         self._spent_ns = 0
 
@@ -49,9 +59,12 @@ class TableWorker:
         self._send()
         return True
 
-    def finished(self) -> list[tuple[int, UnwindTable | str]]:
-        """What has been built since the last call: number and table, or in its place what was wrong with the file."""
-        done: list[tuple[int, UnwindTable | str]] = []
+    def finished(self) -> list[tuple[int, UnwindTable | Failure]]:
+        """What has been built since the last call: number and table, or why there is none."""
+        done: list[tuple[int, UnwindTable | Failure]] = [
+            (number, Failure("the builder cannot be started", final=False)) for number in self._refused
+        ]
+        self._refused.clear()
         while self._building is not None and (answer := self._receive()) is not None:
             done.append((self._building[0], answer))
             self._building = None
@@ -85,13 +98,19 @@ class TableWorker:
         for _, _, file in self._waiting:
             os.close(file)
         self._waiting.clear()
+        self._refused.clear()
 
     def _send(self) -> None:
         while self._waiting and self._building is None:
-            if self._socket is None:
-                self._start()
-            assert self._socket is not None
             number, build_id, file = self._waiting.pop(0)
+            try:
+                if self._socket is None:
+                    self._start()
+            except OSError:  # no memory or no process to be had: they will be asked for again
+                self._refused.append(number)
+                os.close(file)
+                continue
+            assert self._socket is not None
             try:
                 socket.send_fds(self._socket, [json.dumps({"build_id": build_id}).encode()], [file])
             except OSError:  # it died idle: a new one will take the next
@@ -101,7 +120,7 @@ class TableWorker:
             os.close(file)
             self._building = number, time.monotonic()
 
-    def _receive(self) -> UnwindTable | str | None:
+    def _receive(self) -> UnwindTable | Failure | None:
         """The answer to what is being built, None while it is being built."""
         assert self._socket is not None and self._building is not None
         try:
@@ -110,25 +129,25 @@ class TableWorker:
             if time.monotonic() - self._building[1] < _LONGEST_SECONDS:
                 return None
             self._end()
-            return "its unwind information takes too long to read"
+            return Failure("its unwind information takes too long to read", final=False)
         except OSError:
             message, files = b"", []
         if not message:
             self._end()
-            return "its unwind information is too much to read"
+            return Failure("its unwind information is too much to read", final=False)
         try:
             if not files:
-                return str(json.loads(message)["error"])
+                return Failure(str(json.loads(message)["error"]), final=True)
             return UnwindTable.from_bytes(read_at(files[0], 0, os.fstat(files[0]).st_size))
         except (TableError, ValueError, KeyError, OSError) as error:
-            return str(error)
+            return Failure(str(error), final=True)
         finally:
             for file in files:
                 os.close(file)
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = [sys.executable, "-m", "profiler.unwind.worker", str(theirs.fileno()), str(self._cache or "")]
+        command = [sys.executable, "-P", "-m", "profiler.unwind.worker", str(theirs.fileno()), str(self._cache or "")]
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
         with theirs:
             self._process = subprocess.Popen(
@@ -148,7 +167,8 @@ class TableWorker:
         if self._process is not None:
             self._spent_ns += _cpu_ns(self._process.pid)
             self._process.kill()
-            self._process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # it may hang on a file system
+                self._process.wait(_END_SECONDS)
             self._process = None
 
 

@@ -85,7 +85,9 @@ def busy_in_cgroup(*command: str) -> Iterator[str]:
 def learn(*files: str | Path) -> None:
     """Has the unwind tables of files, and of the libraries they are linked with, on disk: what recordings made before
     would have left there."""
-    cache, worker = TableCache(cache_folder()), TableWorker(cache_folder())
+    folder = cache_folder()
+    assert folder is not None
+    cache, worker = TableCache(folder), TableWorker(folder)
     waiting = 0
     try:
         for path in {os.path.realpath(path) for file in files for path in [file, *libraries(file)]}:
