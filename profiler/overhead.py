@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 
-MINUTE = 60.0
+PERIOD = 120.0
 _LONGEST_PAUSE = 0.1
 _FREE = 0.15  # of the reserve, which no pause is made for
 _AIM = 0.8  # of the limit, so that a rate is kept once it is chosen
@@ -19,7 +19,7 @@ class RateGovernor:
     """
 
     def __init__(self, hz: int, limit: float) -> None:
-        """`limit` is a share of one CPU, over a minute; 0 for none."""
+        """`limit` is a share of one CPU, over two minutes; 0 for none."""
         self._rates = [hz // part for part in range(1, hz + 1) if hz % part == 0]  # falling
         self._limit = limit
         self._at = 0
@@ -32,16 +32,16 @@ class RateGovernor:
     def next_hz(self, spent: float, seconds: float) -> int:
         """The rate to go on with after a window of so many seconds that cost `spent` CPU seconds."""
         self._past.append((spent, seconds))
-        while sum(length for _, length in self._past) - self._past[0][1] >= MINUTE:
+        while sum(length for _, length in self._past) - self._past[0][1] >= PERIOD:
             self._past.popleft()
         spent, seconds = (sum(column) for column in zip(*self._past, strict=True))
         if not self._limit:
             return self.hz
-        if spent > self._limit * max(seconds, MINUTE):
+        if spent > self._limit * max(seconds, PERIOD):
             allowed = self.hz * _AIM * self._limit / (spent / seconds)
             lower = range(self._at + 1, len(self._rates))
             self._change(next((at for at in lower if self._rates[at] <= allowed), len(self._rates) - 1))
-        elif self._at and seconds >= MINUTE:
+        elif self._at and seconds >= PERIOD:
             higher = self._rates[self._at - 1] / self.hz
             if spent / seconds * higher <= _AIM * self._limit:
                 self._change(self._at - 1)
@@ -66,4 +66,4 @@ class Pace:
         self._spent = max(self._spent - (now - self._at) * self._share, 0.0) + spent
         self._at = now
         fill = min(self._spent / self._reserve, 1.0)
-        return _LONGEST_PAUSE * fill**3 if fill > _FREE else 0.0
+        return _LONGEST_PAUSE * fill**6 if fill > _FREE else 0.0
