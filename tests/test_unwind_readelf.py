@@ -31,7 +31,7 @@ NAMED = {
     "git": Path("/usr/bin/git"),
     "perl": Path("/usr/bin/perl"),
     "libcrypto": LIBRARIES / "libcrypto.so.3",
-    "node": Path("/usr/bin/node"),
+    "node": next(Path("/usr/lib/x86_64-linux-gnu").glob("libnode.so.*"), Path("/usr/bin/node")),
     "rust": Path(sys.executable).parent / "ruff",
 }
 REGISTERS = dict(

@@ -200,8 +200,11 @@ static __always_inline int called_kernel(const struct walk *walk)
 static __always_inline enum walk_end step_by_frame_pointer(struct walk *walk, enum walk_end why)
 {
 	__u64 rbp = walk->registers[RBP], rsp = walk->registers[RSP], pair[2];
-	/* Only code that is known to have no rule may be taken for the outermost frame. */
-	enum walk_end root = why == END_NO_TABLE || why == END_NO_ROW ? END_ROOT : why;
+	/* Only code that is known to have no rule may be taken for the outermost frame, and of that no leaf,
+	 * whose rbp may be anything.
+	 */
+	int known = !walk->interrupted && (why == END_NO_TABLE || why == END_NO_ROW);
+	enum walk_end root = known ? END_ROOT : why;
 
 	if (!walk->interrupted && returns_from_signal(walk->ip))
 		return step_over_signal(walk, rsp);

@@ -48,10 +48,16 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
 
 
 @pytest.fixture
-def record(tmp_path: Path) -> Record:
+def backend() -> str:
+    """What `record` samples with; a module that is to run with each backend has a parametrized one of its own."""
+    return "auto"
+
+
+@pytest.fixture
+def record(tmp_path: Path, backend: str) -> Record:
     """record("-d", "3", "--", "cmd") runs `pilotlight record` with a .json output and returns the profile."""
 
     def run(*arguments: str, code: int = 0) -> Profile:
-        return record_in(tmp_path, *arguments, code=code)
+        return record_in(tmp_path, "--backend", backend, *arguments, code=code)
 
     return run

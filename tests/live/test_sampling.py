@@ -10,9 +10,16 @@ import sys
 from math import comb
 from pathlib import Path
 
+import pytest
+
 from profiler.model import Profile
 from symbolizer.types import Kind, Reason
 from tests.live.support import Compile, Record, busy_in_cgroup, count_of, functions
+
+
+@pytest.fixture(params=["libbpf", "bcc"])
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 def binomial_interval(n: int, p: float, outside: float = 0.001) -> tuple[int, int]:

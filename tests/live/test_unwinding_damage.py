@@ -148,7 +148,7 @@ def test_a_library_replaced_in_place_while_mapped_is_not_walked_by_its_successor
     for sample in samples:
         # Walked by the successor's rows, stacks would hold frames that are none.
         assert not [at for at in sample.stack[:-1] if at.binary is None], functions(sample)
-    assert Reason.NO_UNWIND_TABLE in {cut(sample) for sample in samples}
+    assert Reason.UNWIND_TABLE_NOT_LOADED in {cut(sample) for sample in samples}
     assert_counted(profile, samples, library)
 
 

@@ -142,7 +142,7 @@ class Model:
         rbp, rsp = frame.registers[_RBP], frame.registers[_RSP]
         if not frame.interrupted and self._read(frame.ip, 9).startswith(_SIGRETURNS):
             return self._interrupted(rsp), False
-        root = End.ROOT if why in (End.NO_TABLE, End.NO_ROW) else why
+        root = End.ROOT if why in (End.NO_TABLE, End.NO_ROW) and not frame.interrupted else why
         if not rbp and not frame.interrupted:
             raise _EndedError(root)
         pair = self._read(rbp, 16)

@@ -1,7 +1,15 @@
 //! Busy for the seconds given in f04 below f03 … f00, in closures called back while sorting, and in panics that are
 //! caught.
-use std::hint::black_box;
 use std::time::{Duration, Instant};
+
+/// Hides a value from the optimizer, also from compilers before std::hint::black_box.
+fn black_box<T>(value: T) -> T {
+    unsafe {
+        let seen = std::ptr::read_volatile(&value);
+        std::mem::forget(value);
+        seen
+    }
+}
 
 #[inline(never)]
 fn f04(rounds: u64) -> u64 {
