@@ -8,7 +8,10 @@ seconds, user and system, of each with all its children:
 - the agent with what it spends inside BPF (what perf spends in the kernel's interrupts is not counted), while it
   runs on, and with its start (imports, kernel symbols, the first look at every file).
 
-    python bench/agent_cost.py [SECONDS]
+With `steady` all CPUs are busy with programs that run on, Python and C without frame pointers, and counting begins
+once their names and unwind tables are known.
+
+    python bench/agent_cost.py [SECONDS] [steady]
 """
 
 from __future__ import annotations
@@ -30,6 +33,15 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = "/usr/lib/perf-core/scripts/python/stackcollapse.py"
 COMPILED = ("chains", "loader", "plugin", "short", "stacks", "syscalls", "threads")
 WORKLOADS = ROOT / "tests" / "live" / "workloads"
+
+
+DEEP_PYTHON = """
+import json
+def deep(left):
+    return deep(left - 1) if left else sum(len(json.dumps(list(range(50)))) for _ in range(50))
+while True:
+    deep(50)
+"""
 
 
 class Sink(BaseHTTPRequestHandler):
@@ -78,15 +90,23 @@ def start_load(folder: str) -> list[subprocess.Popen[bytes]]:
     ]
 
 
+def start_steady_load(folder: str) -> list[subprocess.Popen[bytes]]:
+    chains = f"{folder}/chains"
+    subprocess.run(["gcc", "-O1", "-fomit-frame-pointer", "-o", chains, str(WORKLOADS / "chains.c")], check=True)
+    commands = [["/usr/bin/python3", "-c", DEEP_PYTHON], [chains, "100000"]]
+    return [subprocess.Popen(commands[cpu % 2]) for cpu in range(os.cpu_count() or 2)]
+
+
 def main() -> int:
     seconds = int(sys.argv[1]) if len(sys.argv) > 1 else 60
+    steady_load = sys.argv[2:] == ["steady"]
     server = ThreadingHTTPServer(("127.0.0.1", 0), Sink)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with tempfile.TemporaryDirectory() as folder:
-        load = start_load(folder)
+        load = start_steady_load(folder) if steady_load else start_load(folder)
         url, data = f"http://127.0.0.1:{server.server_port}", f"{folder}/perf.data"
         agent = subprocess.Popen([sys.executable, "-m", "profiler.cli", "agent", "--server", url], cwd=ROOT)
-        while len(Sink.bodies) < 2:  # a whole window has been pushed: it has started
+        while len(Sink.bodies) < (4 if steady_load else 2):  # a whole window has been pushed: it has started
             time.sleep(0.05)
         started, first = cpu_seconds(agent.pid), len(Sink.bodies)
         record = ["perf", "record", "-q", "-F", "99", "-a", "-g", "-e", "cpu-clock"]
@@ -111,8 +131,12 @@ def main() -> int:
     running, with_start = used - started + bpf, used + bpf
     once, often = recorded + scripted, windows_recorded + windows_scripted
     memory = max(account.cost.rss_bytes for account in accounts) + accounts[-1].cost.locked_bytes
-    print(f"agent: {running:.2f} CPU s in {seconds} s, of them {bpf:.2f} in BPF; with its start {with_start:.2f}")
-    print(f"       {sum(account.sampled for account in steady):,} samples in {len(steady)} windows")
+    share = f"{running / seconds:.2%} of one CPU"
+    print(f"agent: {running:.2f} CPU s in {seconds} s ({share}), of them {bpf:.2f} in BPF; with start {with_start:.2f}")
+    whole = sum(account.unwinding.whole for account in steady)
+    stacks = whole + sum(sum(account.unwinding.cut.values()) for account in steady)
+    sampled = sum(account.sampled for account in steady)
+    print(f"       {sampled:,} samples in {len(steady)} windows, {whole / max(stacks, 1):.2%} of user stacks whole")
     print(f"perf, one recording: {once:.2f} CPU s: {recorded:.2f} record, {scripted:.2f} script and folding")
     parts = f"{windows_recorded:.2f} record, {windows_scripted:.2f} script and folding"
     print(f"perf, {len(files)} windows: {often:.2f} CPU s: {parts}")

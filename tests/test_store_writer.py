@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -136,14 +137,22 @@ def test_closing_commits_what_waits(store: Store) -> None:
 
 
 def test_a_full_queue_is_said_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    writer = Writer(store, interval=60, rows=10**9)
+    writer = Writer(store, interval=0)
     written(writer, push(0, profile(START)))
     held: list[Future[Written]] = []
+    release = threading.Event()
+
+    def hold(group: list[Any]) -> None:
+        release.wait()
+        for waiting in group:
+            waiting.done.cancel()
+
+    monkeypatch.setattr(writer, "_commit", hold)
     with pytest.raises(Busy):
         while len(held) < 10 * QUEUE_PUSHES:
             held.append(writer.submit(push(len(held) + 1, profile(START))))
     assert len(held) >= QUEUE_PUSHES
-    monkeypatch.setattr(writer, "_commit", lambda group: [w.done.cancel() for w in group])
+    release.set()
     writer.close()
 
 
