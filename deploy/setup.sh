@@ -17,6 +17,7 @@ chromium chromium
 clang-format clang-format
 gcc gcc
 strip binutils
+gdb gdb
 /usr/include/stdio.h libc6-dev
 g++ g++
 git git

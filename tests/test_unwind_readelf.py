@@ -31,6 +31,7 @@ NAMED = {
     "git": Path("/usr/bin/git"),
     "perl": Path("/usr/bin/perl"),
     "libcrypto": LIBRARIES / "libcrypto.so.3",
+    "sshd": Path("/usr/sbin/sshd"),
     "node": next(Path("/usr/lib/x86_64-linux-gnu").glob("libnode.so.*"), Path("/usr/bin/node")),
     "rust": Path(sys.executable).parent / "ruff",
 }

@@ -65,10 +65,6 @@ class TableStore:
         """Memory of all chunks."""
         return len(self._chunk_fds) * CHUNK_BYTES
 
-    @property
-    def rows(self) -> int:
-        return sum(table.rows for table in self._loaded.values())
-
     def add(self, number: int, table: UnwindTable, now: int) -> bool:
         """Loads the table of a file; tables used longest ago, and before `now`, make room.
 
@@ -108,10 +104,6 @@ class TableStore:
         loaded = self._loaded.get(number)
         if loaded is not None:
             loaded.used = now
-
-    def evict(self, number: int) -> None:
-        """Takes a table out; a sample that comes by asks for it again."""
-        self._take_out([number])
 
     def clear(self) -> None:
         """Takes all tables and rules out."""

@@ -58,7 +58,7 @@ def attend(running: Collector, seconds: float) -> Profile:
     return profile
 
 
-def of_command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Profile:
+def of_command(*arguments: str) -> Profile:
     """The profile of a command from its start to its end, its children included."""
     command = GatedCommand(list(arguments))
     with collecting(filters=Filters(frozenset([command.pid]), children=True)) as running:
@@ -71,8 +71,8 @@ def of_command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Profile:
     return profile
 
 
-def test_known_shares_of_two_call_chains_are_measured(compile_c: Compile, monkeypatch: pytest.MonkeyPatch) -> None:
-    profile = of_command(monkeypatch, str(compile_c("chains")), "4")
+def test_known_shares_of_two_call_chains_are_measured(compile_c: Compile) -> None:
+    profile = of_command(str(compile_c("chains")), "4")
     hot = count_of(profile, "hot_inner", "hot_outer", "main")
     cold = count_of(profile, "cold_inner", "cold_outer", "main")
     assert hot + cold > 600
@@ -83,10 +83,8 @@ def test_known_shares_of_two_call_chains_are_measured(compile_c: Compile, monkey
     assert in_order >= 0.97 * hot
 
 
-def test_kernel_work_is_named_below_the_program_that_asked_for_it(
-    compile_c: Compile, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    profile = of_command(monkeypatch, str(compile_c("syscalls")), "2")
+def test_kernel_work_is_named_below_the_program_that_asked_for_it(compile_c: Compile) -> None:
+    profile = of_command(str(compile_c("syscalls")), "2")
     kernel = sum(
         s.count for s in profile.samples if s.stack and s.stack[0].frames[0].kind in (Kind.KERNEL, Kind.MODULE)
     )
@@ -94,9 +92,7 @@ def test_kernel_work_is_named_below_the_program_that_asked_for_it(
     assert count_of(profile, "read_zeroes", "main") > 0.8 * profile.accounting.sampled
 
 
-def test_processes_that_share_their_stacks_addresses_keep_their_own_stacks(
-    compile_c: Compile, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_processes_that_share_their_stacks_addresses_keep_their_own_stacks(compile_c: Compile) -> None:
     program = str(compile_c("chains", "-static", "-no-pie"))
     with busy(program, "60") as pids, collecting(filters=Filters(frozenset(pids))) as running:
         profile = attend(running, 2)
@@ -107,12 +103,10 @@ def test_processes_that_share_their_stacks_addresses_keep_their_own_stacks(
         assert sum(s.count for s in own if "main" in functions(s)) > 0.97 * ticks
 
 
-def test_children_of_a_command_are_sampled_and_nothing_else(
-    compile_c: Compile, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_children_of_a_command_are_sampled_and_nothing_else(compile_c: Compile) -> None:
     threads, chains = compile_c("threads", "-pthread"), compile_c("chains")
     with busy(str(chains), "60", times=1) as (other,):
-        profile = of_command(monkeypatch, "sh", "-c", f"sh -c '{chains} 1; true'; {threads} 1; true")
+        profile = of_command("sh", "-c", f"sh -c '{chains} 1; true'; {threads} 1; true")
     assert count_of(profile, "hot_inner", "main") > 50
     assert count_of(profile, "work_left") > 20 and count_of(profile, "work_right") > 20
     assert other not in {sample.pid for sample in profile.samples}
@@ -131,9 +125,7 @@ def test_processes_that_have_ended_leave_the_filter(compile_c: Compile) -> None:
             time.sleep(0.05)
 
 
-def test_a_process_whose_first_thread_has_ended_is_still_sampled(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_process_whose_first_thread_has_ended_is_still_sampled(tmp_path: Path) -> None:
     source = tmp_path / "leaderless.c"
     source.write_text(
         "#include <pthread.h>\n"
@@ -150,7 +142,7 @@ def test_a_process_whose_first_thread_has_ended_is_still_sampled(
     assert sum(sample.count for sample in profile.samples if sample.pid == pid) > 50
 
 
-def test_a_cgroup_can_be_asked_for(compile_c: Compile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cgroup_can_be_asked_for(compile_c: Compile) -> None:
     program = str(compile_c("chains"))
     with busy(program, "60", times=1) as (outside,), busy_in_cgroup(program, "60") as group:
         with collecting(filters=Filters(cgroups=frozenset([cgroup_id(group)]))) as running:
