@@ -136,6 +136,16 @@ def cut(sample: Sample) -> Reason | None:
     return last.reason if last and last.function.startswith("[stack cut: ") else None
 
 
+def once_known(samples: Iterable[Sample]) -> list[Sample]:
+    """The samples taken once the process's mappings and tables were there: how soon that is has tests of its own, and
+    depends on what else the machine does. They are most of all."""
+    learning = (Reason.MAPPINGS_NOT_KNOWN, Reason.UNWIND_TABLE_NOT_LOADED)
+    samples = list(samples)
+    known = [sample for sample in samples if cut(sample) not in learning]
+    assert total(known) > 0.7 * total(samples), fates(samples)
+    return known
+
+
 def is_root(sample: Sample, *more: str) -> bool:
     """Whether the stack ends where programs and threads of C begin, or in a function of `more`."""
     if not sample.stack or cut(sample):
