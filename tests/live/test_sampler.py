@@ -39,6 +39,16 @@ def busy(*command: str, times: int = 2) -> Iterator[list[int]]:
             process.wait()
 
 
+def sleep_while_busy(pids: list[int], cpu_seconds: float) -> None:
+    """Until the processes have used so much CPU together, however long that takes them."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]
+        if sum(int(of[11]) + int(of[12]) for of in fields) >= cpu_seconds * os.sysconf("SC_CLK_TCK"):
+            return
+        time.sleep(0.1)
+
+
 def assert_agrees(window: RawWindow) -> None:
     """What the kernel counted closes, and the samples that came are those it counted; each has its stacks."""
     counted = window.counted
@@ -60,8 +70,8 @@ def test_windows_close_exactly_one_after_the_other_under_load(compile_c: Compile
 
 
 def test_no_sample_is_lost_with_forty_thousand_distinct_stacks(compile_c: Compile) -> None:
-    with busy(str(compile_c("stacks")), "18", "100"), sampling(4999, window_seconds=10) as running:
-        time.sleep(6)
+    with busy(str(compile_c("stacks")), "18", "100") as pids, sampling(4999, window_seconds=10) as running:
+        sleep_while_busy(pids, 11)
         window = running.drain()
     assert_agrees(window)
     assert window.counted.lost == {}
