@@ -15,6 +15,7 @@ from types import FrameType
 from profiler.collector import Collector, Sampling
 from profiler.model import Profile, Window
 from profiler.push import Pusher, Target
+from profiler.symbols import Symbols
 
 WINDOW_SECONDS = 10
 _GRID_NS = WINDOW_SECONDS * 1_000_000_000
@@ -25,6 +26,7 @@ _FLUSH_SECONDS = 5.0
 class AgentOptions:
     target: Target
     sampling: Sampling = Sampling()
+    symbols: Symbols = Symbols()
     host: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
 
@@ -36,7 +38,9 @@ def run_agent(options: AgentOptions, say: Callable[[str], None], stop: threading
     """
     stop = stop or stop_on_signals()
     host = options.host or socket.gethostname()
-    collector = Collector(options.sampling, window_seconds=WINDOW_SECONDS, host=host, labels=options.labels)
+    collector = Collector(
+        options.sampling, options.symbols, window_seconds=WINDOW_SECONDS, host=host, labels=options.labels
+    )
     rate = options.sampling.hz
     pusher = Pusher(options.target, agent_id(host), say)
     try:
@@ -51,6 +55,7 @@ def run_agent(options: AgentOptions, say: Callable[[str], None], stop: threading
                 rate = profile.hz
             if profile.accounting.ticks or not stop.is_set():
                 pusher.put(profile)
+            pusher.put_names(collector.better_names())
     finally:
         collector.close()
     undelivered = pusher.close(_FLUSH_SECONDS)

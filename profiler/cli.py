@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from profiler import check, events
+from profiler import arguments, check, events
 from profiler.accounting import account_lines
 from profiler.agent import AgentOptions, run_agent, stop_on_signals
 from profiler.cgroups import cgroup_id
@@ -32,6 +32,8 @@ from profiler.model import Profile, StackTable, stack_table
 from profiler.push import PushError, parse_target
 from profiler.record import Output, RecordError, RecordOptions, run_record, write_file
 from profiler.run import ServerError, run_both
+from profiler.symbols import Symbols, open_symfiles
+from symbolizer.debuginfo.debuginfod import server_urls
 
 if TYPE_CHECKING:
     from web.flamegraph.svg import Caption
@@ -40,18 +42,16 @@ DEFAULT_LISTEN = "127.0.0.1:4099"
 DEFAULT_DATA = "/var/lib/pilotlight"
 FAILED, WRONG_USAGE = 1, 2
 _MANY_FILES = 1 << 16
-_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 class UsageError(Exception):
     """The command line asks for something that cannot be; the message says what."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(given: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    given, command = _split_command(given)
-    options = _parser().parse_args(_join_stdout(given))
+    own, command = _split_command(list(sys.argv[1:] if given is None else given))
+    options = _parser().parse_args(_join_stdout(own))
     options.command_line = command
     if command and options.run is not _record:
         print("pilotlight: only `record` takes a command after --.", file=sys.stderr)
@@ -71,17 +71,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _split_command(arguments: list[str]) -> tuple[list[str], list[str]]:
-    if "--" not in arguments:
-        return arguments, []
-    at = arguments.index("--")
-    return arguments[:at], arguments[at + 1 :]
+def _split_command(given: list[str]) -> tuple[list[str], list[str]]:
+    if "--" not in given:
+        return given, []
+    at = given.index("--")
+    return given[:at], given[at + 1 :]
 
 
-def _join_stdout(arguments: list[str]) -> list[str]:
+def _join_stdout(given: list[str]) -> list[str]:
     """`-o -.folded` as one argument, since argparse takes what begins with a dash for an option."""
     joined: list[str] = []
-    for argument in arguments:
+    for argument in given:
         if argument.startswith("-.") and joined and joined[-1] in ("-o", "--output"):
             joined[-1] = f"--output={argument}"
         else:
@@ -120,8 +120,12 @@ def _parser() -> argparse.ArgumentParser:
 
     record = _command(commands, "record", _record, "take one profile and write it to files")
     _add_sampling(record)
-    record.add_argument("-d", "--seconds", type=_seconds, metavar="SECONDS", help="how long (until interrupted)")
-    record.add_argument("-p", "--pid", type=_pids, action="extend", default=[], help="only these processes: 12,34")
+    record.add_argument(
+        "-d", "--seconds", type=arguments.seconds, metavar="SECONDS", help="how long (until interrupted)"
+    )
+    record.add_argument(
+        "-p", "--pid", type=arguments.pids, action="extend", default=[], help="only these processes: 12,34"
+    )
     record.add_argument("--cgroup", action="append", default=[], metavar="PATH", help="only this cgroup")
     record.add_argument("-a", "--all", action="store_true", help="with a command: the whole machine meanwhile")
     record.add_argument(
@@ -139,6 +143,22 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument("-o", "--output", required=True, metavar="FILE", help="the file to write")
     render.add_argument("--title", default="", help="the title of the picture")
 
+    symbolize = _command(commands, "symbolize", _symbolize, "names for addresses of a file or a process")
+    _add_symbols(symbolize)
+    what = symbolize.add_mutually_exclusive_group(required=True)
+    what.add_argument("-e", "--elf", default="", metavar="FILE", help="addresses are in this file")
+    what.add_argument("--pid", type=int, default=0, metavar="PID", help="addresses are in this process's memory")
+    symbolize.add_argument("-f", "--functions", action="store_true", help="print functions too")
+    symbolize.add_argument("-i", "--inlines", action="store_true", help="print the callers a function is inlined into")
+    symbolize.add_argument("-a", "--addresses", action="store_true", help="print each address before what it is")
+    symbolize.add_argument("-p", "--pretty-print", action="store_true", help="one line for each function")
+    symbolize.add_argument("-s", "--basenames", action="store_true", help="files without their directories")
+    symbolize.add_argument("-C", "--demangle", action="store_true", help="readable C++ and Rust names (the default)")
+    symbolize.add_argument("--no-demangle", action="store_true", help="names as they are in the file")
+    symbolize.add_argument("--short", action="store_true", help="without arguments of templates and functions")
+    symbolize.add_argument("--json", action="store_true", help="all that is known, a line of JSON for each address")
+    symbolize.add_argument("address", nargs="*", metavar="ADDR", help="hexadecimal; without any, lines of stdin")
+
     _command(commands, "check", _check, "what this host can do, and what to change")
     return parser
 
@@ -155,10 +175,12 @@ def _command(
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-F", "--hz", type=_hz, default=99, metavar="HZ", help="samples a second and CPU (%(default)s)")
+    parser.add_argument(
+        "-F", "--hz", type=arguments.hz, default=99, metavar="HZ", help="samples a second and CPU (%(default)s)"
+    )
     parser.add_argument(
         "--unwind-memory",
-        type=_bytes,
+        type=arguments.size,
         default=Sampling().unwind_bytes,
         metavar="SIZE",
         help="for unwind tables; 0: stacks by frame pointers alone (64M)",
@@ -166,24 +188,49 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend", choices=BACKENDS, default=BACKENDS[0], help="how BPF is loaded (%(default)s: libbpf where it can)"
     )
+    _add_symbols(parser)
+
+
+def _add_symbols(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--symbol-cache-size",
+        type=arguments.size,
+        default=Symbols().cache_bytes,
+        metavar="SIZE",
+        help="on disk, for lines and inlined functions; 0: neither (1G)",
+    )
+    parser.add_argument(
+        "--debuginfod",
+        nargs="?",
+        const="",
+        metavar="URLS",
+        help="fetch debug information from these servers ($DEBUGINFOD_URLS)",
+    )
 
 
 def _add_agent(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-overhead",
-        type=_share,
+        type=arguments.share,
         default=0.01,
         metavar="SHARE",
         help="of one CPU; the rate is lowered while profiling costs more; 0: never (1%%)",
     )
     parser.add_argument("--host", default="", metavar="NAME", help="this host's name (its hostname)")
     parser.add_argument(
-        "--label", type=_label, action="append", default=[], metavar="KEY=VALUE", help="a label on every window"
+        "--label",
+        type=arguments.label,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a label on every window",
     )
 
 
 def _add_listen(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--listen", type=_address, default=DEFAULT_LISTEN, metavar="ADDRESS:PORT", help="(%(default)s)")
+    parser.add_argument(
+        "--listen", type=arguments.address, default=DEFAULT_LISTEN, metavar="ADDRESS:PORT", help="(%(default)s)"
+    )
     parser.add_argument("--token-file", metavar="FILE", help="file with the token that clients must show")
     parser.add_argument(
         "--insecure-no-auth", action="store_true", help="let anyone who reaches the address read and write"
@@ -191,69 +238,20 @@ def _add_listen(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--user", metavar="NAME", help="run the server as this user (pilotlight, else nobody)")
 
 
-def _hz(text: str) -> int:
+def _symbols(options: argparse.Namespace) -> Symbols:
+    if options.debuginfod is None:
+        return Symbols(options.symbol_cache_size)
     try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of samples a second") from None
-
-
-def _bytes(text: str) -> int:
-    """A size such as 64M, 1G or 500000."""
-    number, unit = (text[:-1], text[-1].upper()) if text[-1:].upper() in _UNITS else (text, "")
-    if not number.isdecimal() or int(number) * _UNITS.get(unit, 1) > 1 << 40:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 64M")
-    return int(number) * _UNITS.get(unit, 1)
-
-
-def _share(text: str) -> float:
-    """A share such as 1% or 0.01."""
-    try:
-        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no share of one CPU such as 1%")
-    return share
+        urls = server_urls(options.debuginfod or os.environ.get("DEBUGINFOD_URLS", ""))
+    except ValueError as error:
+        raise UsageError(f"--debuginfod: {error}") from error
+    if not urls:
+        raise UsageError("--debuginfod: name servers, or set DEBUGINFOD_URLS.")
+    return Symbols(options.symbol_cache_size, urls)
 
 
 def _sampling(options: argparse.Namespace) -> Sampling:
     return Sampling(options.hz, options.backend, options.unwind_memory, getattr(options, "max_overhead", 0.0))
-
-
-def _address(text: str) -> tuple[str, int]:
-    host, colon, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isdecimal() or int(port) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is no ADDRESS:PORT such as 127.0.0.1:4099")
-    return host, int(port)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < 1e8:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
-    return seconds
-
-
-def _pids(text: str) -> list[int]:
-    try:
-        pids = [int(part) for part in text.split(",")]
-    except ValueError:
-        pids = [0]
-    if any(pid <= 0 or pid >= 1 << 32 for pid in pids):
-        raise argparse.ArgumentTypeError(f"{text!r} is no pid, nor several with commas between")
-    return pids
-
-
-def _label(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not key or not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} is no KEY=VALUE")
-    return key, value
 
 
 def _token(options: argparse.Namespace) -> str:
@@ -285,7 +283,7 @@ def _prepare() -> None:
 def _run(options: argparse.Namespace) -> int:
     events.check_hz(options.hz)
     _prepare()
-    token = _token(options)
+    token, symbols = _token(options), _symbols(options)
     stop = stop_on_signals()
     host, port = options.listen
     arguments = ["--listen", f"[{host}]:{port}", "--store", f"chdb://{os.path.abspath(options.data)}"]
@@ -294,7 +292,7 @@ def _run(options: argparse.Namespace) -> int:
     arguments += ["--user", options.user] if options.user else []
 
     def agent(url: str) -> AgentOptions:
-        return AgentOptions(parse_target(url, token), _sampling(options), options.host, dict(options.label))
+        return AgentOptions(parse_target(url, token), _sampling(options), symbols, options.host, dict(options.label))
 
     return run_both(arguments, agent, _say, stop)
 
@@ -302,7 +300,9 @@ def _run(options: argparse.Namespace) -> int:
 def _agent(options: argparse.Namespace) -> int:
     _prepare()
     target = parse_target(options.server, _token(options))
-    return run_agent(AgentOptions(target, _sampling(options), options.host, dict(options.label)), _say)
+    return run_agent(
+        AgentOptions(target, _sampling(options), _symbols(options), options.host, dict(options.label)), _say
+    )
 
 
 def _server(options: argparse.Namespace) -> int:
@@ -366,6 +366,7 @@ def _record(options: argparse.Namespace) -> int:
         RecordOptions(
             outputs=outputs,
             sampling=_sampling(options),
+            symbols=_symbols(options),
             seconds=options.seconds,
             command=tuple(options.command_line),
             pids=tuple(dict.fromkeys(options.pid)),
@@ -373,6 +374,35 @@ def _record(options: argparse.Namespace) -> int:
             whole_system=options.all,
         )
     )
+
+
+def _symbolize(options: argparse.Namespace) -> int:
+    from profiler.symbolize import SymbolizeError, SymbolizeOptions, run_symbolize
+
+    symfiles = open_symfiles(_symbols(options))
+    try:
+        return run_symbolize(
+            SymbolizeOptions(
+                elf=options.elf,
+                pid=options.pid,
+                addresses=tuple(options.address),
+                functions=options.functions,
+                inlines=options.inlines,
+                show_addresses=options.addresses,
+                pretty=options.pretty_print,
+                base_names=options.basenames,
+                demangle=not options.no_demangle,
+                short=options.short,
+                json=options.json,
+            ),
+            symfiles,
+        )
+    except SymbolizeError as error:
+        _say(str(error))
+        return FAILED
+    finally:
+        if symfiles is not None:
+            symfiles.close()
 
 
 def _render(options: argparse.Namespace) -> int:

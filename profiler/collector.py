@@ -19,8 +19,10 @@ from profiler.processes import Processes
 from profiler.records import RecordStream
 from profiler.resolve import resolve
 from profiler.sampler import BTF, Filters, RawWindow, Sampler, wait_for_programs_in_flight
+from profiler.symbols import Symbols, cache_folder, open_symfiles
 from profiler.unwind.unwinder import Unwinder
 from symbolizer.symbolizer import Symbolizer
+from symbolizer.types import Location
 
 EVENT = "cpu-clock"
 AUTO, LIBBPF, BCC = BACKENDS = ("auto", "libbpf", "bcc")
@@ -47,6 +49,7 @@ class Collector:
     def __init__(
         self,
         sampling: Sampling,
+        symbols: Symbols | None = None,
         *,
         window_seconds: float = 10,
         filters: Filters | None = None,
@@ -57,7 +60,10 @@ class Collector:
         self.host = host or socket.gethostname()
         self.labels = dict(labels or {})
         self.processes = Processes()
-        self._symbolizer = Symbolizer()
+        self._symfiles = open_symfiles(symbols) if symbols is not None else None
+        self._symbolizer = Symbolizer(self._symfiles)
+        self._better: list[Location] = []
+        self._names_cpu_ns = 0
         self._cgroups = Cgroups()
         self._governor = RateGovernor(sampling.hz, sampling.max_overhead)
         self._pace = Pace()
@@ -88,7 +94,8 @@ class Collector:
         end = time.monotonic() + seconds
         with _in_a_hurry():
             while (left := end - time.monotonic()) > 0:
-                if self._records.wait(0 if self._has_more() else left, self._builder()) or self._has_more():
+                if self._records.wait(0 if self._has_more() else left, self._builders()) or self._has_more():
+                    self._take_names()
                     pause = self._pace.pause(self._take_in())
                     time.sleep(min(pause, max(end - time.monotonic(), 0)))
             self._take_in()
@@ -101,10 +108,12 @@ class Collector:
         self.processes.end_window(raw.end_mono_ns)
         if self._unwinder is not None:
             self._unwinder.end_window(resolved.mappings)
-        cost = self._cost(raw)
-        # What starting costs, and a window that began before the rate changed, say nothing of the rate.
+        names_ns = self._take_names_cpu_ns()
+        cost = self._cost(raw, names_ns)
+        # What starting costs, a window that began before the rate changed, and symbol files, each of which is built
+        # once, say nothing of the rate.
         if self._started and raw.hz == self._governor.hz:
-            self._governor.next_hz((cost.bpf_ns + cost.agent_cpu_ns) / 1e9, raw.window.seconds)
+            self._governor.next_hz((cost.bpf_ns + cost.agent_cpu_ns - names_ns) / 1e9, raw.window.seconds)
         self._started = True
         return Profile(
             self.host,
@@ -125,6 +134,16 @@ class Collector:
             self.labels,
         )
 
+    def better_names(self) -> list[Location]:
+        """Locations of earlier windows that have better names by now; each is told once."""
+        better, self._better = self._better + self._symbolizer.improved(), []
+        return better
+
+    def settle(self, seconds: float) -> None:
+        """Waits until all symbol files that were asked for are there, at most `seconds`."""
+        if self._symfiles is not None:
+            self._symfiles.settle(seconds)
+
     def losses(self) -> str:
         """What was lost on the way since the last call, in sentences; "" where nothing was."""
         said = [self.processes.losses(), self._unwinder.losses() if self._unwinder is not None else ""]
@@ -133,6 +152,8 @@ class Collector:
     def close(self) -> None:
         if self._unwinder is not None:
             self._unwinder.close()
+        if self._symfiles is not None:
+            self._symfiles.close()
         if self._sampler is not None:
             self._sampler.close()
         self._records.close()
@@ -140,8 +161,14 @@ class Collector:
     def _has_more(self) -> bool:
         return self._unwinder is not None and self._unwinder.has_more
 
-    def _builder(self) -> int:
-        return self._unwinder.fileno() if self._unwinder is not None else -1
+    def _builders(self) -> list[int]:
+        """Descriptors that can be read when a table, or a symbol file, was built."""
+        builders = (self._unwinder, self._symfiles)
+        return [builder.fileno() for builder in builders if builder is not None and builder.fileno() >= 0]
+
+    def _take_names(self) -> None:
+        if self._symfiles is not None and self._symfiles.fileno() >= 0:
+            self._better += self._symbolizer.improved()
 
     def _breathe(self) -> None:
         """Takes in what came meanwhile, in the midst of other work."""
@@ -166,17 +193,24 @@ class Collector:
             eager=filters.pids,
         )
 
-    def _cost(self, raw: RawWindow) -> Cost:
+    def _take_names_cpu_ns(self) -> int:
+        """CPU time that building symbol files took since the last call."""
+        before, self._names_cpu_ns = self._names_cpu_ns, self._symfiles.cpu_ns() if self._symfiles is not None else 0
+        return self._names_cpu_ns - before
+
+    def _cost(self, raw: RawWindow, names_ns: int) -> Cost:
         now = time.process_time_ns()
         tables = builder_rss = 0
         if self._unwinder is not None:
             now += self._unwinder.builder_cpu_ns()
             tables, builder_rss = self._unwinder.table_bytes(), self._unwinder.builder_rss_bytes()
+        if self._symfiles is not None:
+            builder_rss += self._symfiles.rss_bytes()
         spent, self._cpu_ns = now - self._cpu_ns, now
         return Cost(
             bpf_ns=raw.counted.run_ns,
             bpf_runs=raw.counted.ticks,
-            agent_cpu_ns=spent,
+            agent_cpu_ns=spent + names_ns,
             rss_bytes=rss_bytes() + builder_rss,
             locked_bytes=self.sampler.locked_bytes() + self._records.locked_bytes() + tables,
         )
@@ -203,14 +237,6 @@ def _in_a_hurry() -> Iterator[None]:
         yield
     finally:
         os.sched_setscheduler(0, os.SCHED_OTHER | os.SCHED_RESET_ON_FORK, os.sched_param(0))
-
-
-def cache_folder() -> Path | None:
-    """Where what is worth keeping between runs is kept: of root for the whole host, else of the user, if at home."""
-    if os.geteuid() == 0:
-        return Path("/var/cache/pilotlight")
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(home) / "pilotlight" if os.path.isabs(home) else None
 
 
 def rss_bytes() -> int:

@@ -229,8 +229,8 @@ class StackTable:
 
     Stack i is `frames[j] for j in index[offsets[i]:offsets[i + 1]]`, root first, and weighs
     `counts[i]`. `index` is uint32, `offsets` (one more than there are stacks) and `counts` int64.
-    `binaries[j]` is the path of the binary that frames[j] came from, or "". The pairs (frame without
-    line and reason, binary) are distinct; a stack may occur twice.
+    `binaries[j]` is the path of the binary that frames[j] came from, or "". A function has a frame for
+    each of its lines (see functions_of); a stack may occur twice.
     """
 
     frames: list[Frame]
@@ -242,26 +242,24 @@ class StackTable:
 
 def stack_table(profile: Profile) -> StackTable:
     """The profile's stacks below their process's name, and their thread's where that differs."""
-    frames: list[Frame] = []
-    binaries: list[str] = []
-    ids: dict[tuple[str, Kind, str], int] = {}
+    frames = NumberedFrames()
     by_location: dict[int, list[int]] = {}  # by id(): hashing a Location costs more than all the rest here
     index: list[int] = []
     offsets = [0]
     for sample in profile.samples:
         for name, kind in bases(sample.process, sample.thread):
-            index.append(_frame_id(Frame(name, kind), "", ids, frames, binaries))
+            index.append(frames.number(Frame(name, kind), ""))
         for location in reversed(sample.stack):
             known = by_location.get(id(location))
             if known is None:
                 binary = location.binary.path if location.binary else ""
-                known = [_frame_id(f, binary, ids, frames, binaries) for f in reversed(location.frames)]
+                known = [frames.number(frame, binary) for frame in reversed(location.frames)]
                 by_location[id(location)] = known
             index.extend(known)
         offsets.append(len(index))
     return StackTable(
-        frames,
-        binaries,
+        frames.frames,
+        frames.binaries,
         np.array(index, np.uint32),
         np.array(offsets, np.int64),
         np.array([sample.count for sample in profile.samples], np.int64),
@@ -276,15 +274,70 @@ def bases(process: str, thread: str) -> list[tuple[str, Kind]]:
     return names
 
 
-def _frame_id(
-    frame: Frame, binary: str, ids: dict[tuple[str, Kind, str], int], frames: list[Frame], binaries: list[str]
-) -> int:
-    key = (frame.function, frame.kind, binary)
-    found = ids.get(key)
-    if found is None:
-        found = ids[key] = len(frames)
-        frames.append(frame)
-        binaries.append(binary)
+class NumberedFrames:
+    """The `frames` and `binaries` of a StackTable in the making."""
+
+    def __init__(self) -> None:
+        self.frames: list[Frame] = []
+        self.binaries: list[str] = []
+        self._numbers: dict[tuple[str, Kind, str, str, int], int] = {}
+
+    def number(self, frame: Frame, binary: str) -> int:
+        """The frame's place in `frames`; that of an equal one, but for its system name and reason, where there is."""
+        key = (frame.function, frame.kind, binary, frame.file, frame.line)
+        found = self._numbers.get(key)
+        if found is None:
+            found = self._numbers[key] = len(self.frames)
+            self.frames.append(frame)
+            self.binaries.append(binary)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Functions:
+    """The functions that the frames of a StackTable belong to: its frame j to frames[of[j]] of binaries[of[j]].
+
+    A function is told by name, kind and binary. `frames[i]` has the file and line that most of its ticks were on (one
+    with a line before one without), `other_lines[i]` says how many lines it was on besides. `of` is int64.
+    """
+
+    frames: list[Frame]
+    binaries: list[str]
+    other_lines: list[int]
+    of: NDArray[np.int64]
+
+
+def functions_of(table: StackTable) -> Functions:
+    """The functions of a table, in the order in which it has their first frames."""
+    members: dict[tuple[str, Kind, str], list[int]] = {}
+    for j, (frame, binary) in enumerate(zip(table.frames, table.binaries, strict=True)):
+        members.setdefault((frame.function, frame.kind, binary), []).append(j)
+    ticks = _ticks(table).tolist() if len(members) < len(table.frames) else []
+
+    def worth(j: int) -> tuple[bool, bool, float, str, int]:
+        frame = table.frames[j]
+        return frame.line > 0, frame.file != "", ticks[j], frame.file, frame.line
+
+    of = np.empty(len(table.frames), np.int64)
+    frames, binaries, other_lines = [], [], []
+    for number, group in enumerate(members.values()):
+        of[group] = number
+        best = max(group, key=worth) if len(group) > 1 else group[0]
+        lines = {(f.file, f.line) for f in (table.frames[j] for j in group) if f.line}
+        frames.append(table.frames[best])
+        binaries.append(table.binaries[best])
+        other_lines.append(max(len(lines) - 1, 0))
+    return Functions(frames, binaries, other_lines, of)
+
+
+def _ticks(table: StackTable) -> NDArray[np.float64]:
+    """How many ticks each frame was on; twice as many where it was twice in their stacks."""
+    found = np.zeros(len(table.frames))
+    step = 1 << 16  # stacks: what is made for them at a time stays small
+    for at in range(0, len(table.counts), step):
+        offsets = table.offsets[at : at + step + 1]
+        counts = np.repeat(table.counts[at : at + step], np.diff(offsets))
+        found += np.bincount(table.index[offsets[0] : offsets[-1]], counts, len(found))
     return found
 
 

@@ -16,14 +16,17 @@ from pathlib import Path
 
 from profiler.accounting import account_lines, unwinding_lines
 from profiler.agent import stop_on_signals
+from profiler.better_names import renamed
 from profiler.collector import Collector, Sampling
 from profiler.command import GatedCommand, missing
 from profiler.formats.json import write_json
 from profiler.model import Profile, merge
 from profiler.sampler import Filters, alive
+from profiler.symbols import Symbols
 
 INTERRUPTED = 130
 _STEP_SECONDS = 1.0
+_LONGEST_WAIT = 30.0  # for debug information to be read
 _MERGE_EVERY = 30
 
 
@@ -45,6 +48,7 @@ class RecordOptions:
 
     outputs: tuple[Output, ...]
     sampling: Sampling = Sampling()
+    symbols: Symbols = Symbols()
     seconds: float | None = None
     command: tuple[str, ...] = ()
     pids: tuple[int, ...] = ()
@@ -67,11 +71,13 @@ def run_record(options: RecordOptions) -> int:
     if command and not options.whole_system:
         pids |= {command.pid}
     filters = Filters(pids, options.cgroups, children=command is not None)
-    collector = Collector(options.sampling, window_seconds=_STEP_SECONDS, filters=filters)
+    collector = Collector(options.sampling, options.symbols, window_seconds=_STEP_SECONDS, filters=filters)
     try:
         if command:
             command.release()
         profile = _collect(collector, options, command, stop)
+        collector.settle(_LONGEST_WAIT)
+        profile = renamed(profile, collector.better_names())
     finally:
         collector.close()
     if stop.is_set() and command:

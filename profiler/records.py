@@ -11,7 +11,7 @@ import os
 import select
 import struct
 import time
-from collections.abc import Set
+from collections.abc import Collection, Set
 from dataclasses import dataclass
 
 from profiler import events
@@ -82,16 +82,16 @@ class RecordStream:
             self._rings[cpu] = fd, ring
             self._poll.register(fd, select.EPOLLIN)
 
-    def wait(self, seconds: float, beside: int = -1) -> bool:
-        """Whether there are records to read, enough of them unless prompt, before `seconds` are over; or whether the
-        descriptor `beside` can be read."""
-        if beside < 0:
-            return bool(self._poll.poll(seconds))
-        self._poll.register(beside, select.EPOLLIN)
+    def wait(self, seconds: float, beside: Collection[int] = ()) -> bool:
+        """Whether there are records to read, enough of them unless prompt, before `seconds` are over; or whether one
+        of the descriptors `beside` can be read."""
+        for descriptor in beside:
+            self._poll.register(descriptor, select.EPOLLIN)
         try:
             return bool(self._poll.poll(seconds))
         finally:
-            self._poll.unregister(beside)
+            for descriptor in beside:
+                self._poll.unregister(descriptor)
 
     def read(self) -> Batch:
         """What was recorded until now, complete up to this instant, in the order it happened."""

@@ -199,7 +199,8 @@ def _user_part(
             if not share:
                 continue
             shift = len(locations) - first_address
-            locations += _locate(pid, own, found[program], len(spaces[program]) > 0, symbolizer, relatives)
+            any_known = len(spaces[program]) > 0
+            locations += _locate(pid, own, found[program], any_known, symbolizer, relatives, raw.end_mono_ns)
             mappings |= {id(mapping): mapping for mapping in found[program] if mapping is not None}
             entries += [(stack, program, shift, stack not in weighed) for stack in share]
             weighed.update(share)
@@ -240,6 +241,7 @@ def _locate(
     any_known: bool,
     symbolizer: Symbolizer,
     relatives: Sequence[int],
+    until_ns: int,
 ) -> list[Location]:
     """The location of each address. Where mappings are known, an address outside them is in none, even should the
     process have ended; where not one is, the symbolizer finds out why."""
@@ -248,7 +250,7 @@ def _locate(
         for address, mapping in zip(addresses, mappings, strict=True)
         if address != CUT_MARK and (mapping or not any_known)
     ]
-    named = iter(symbolizer.user(pid, queries, relatives) if queries else ())
+    named = iter(symbolizer.user(pid, queries, relatives, until_ns) if queries else ())
     return [
         _CUT if address == CUT_MARK else next(named) if mapping or not any_known else Location(address, None, _NOWHERE)
         for address, mapping in zip(addresses, mappings, strict=True)

@@ -30,6 +30,7 @@ Loads = tuple[tuple[int, int, int], ...]
 """(file offset, bytes in the file, virtual address) of each load segment."""
 
 MAX_BUILD_ID = 20  # bytes; what the kernel reports of a mapping, so the most that can be compared
+MAX_WHOLE_BUILD_ID = 64  # bytes; what debuginfod takes
 _MAX_HEADERS = 4096  # a linked file has some tens of segments and of sections
 _MAX_NOTE_BYTES = 1 << 15  # in all; a build id's note has 36
 _MAX_LOADS = 256
@@ -38,6 +39,9 @@ _HASHED_PIECES = 32
 
 _PF_X = 1
 _SHF_EXECINSTR = 4
+_SHF_COMPRESSED = 0x800
+_MAX_SECTION_NAME = 64
+_MAX_SECTION_NAMES = 1 << 20
 
 
 class ElfError(ValueError):
@@ -72,6 +76,7 @@ class Section:
     entry_size: int
     name: int = 0
     """Where its name is among the names of sections."""
+    compressed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,23 +98,43 @@ class Elf:
         loads.sort(key=lambda segment: segment.executable)
         return tuple((segment.offset, segment.size, segment.address) for segment in loads)
 
-    def build_id(self) -> str:
-        """Hex of NT_GNU_BUILD_ID, at most 20 bytes of it; "" where the file has none."""
+    @property
+    def end(self) -> int:
+        """Where the last section that has bytes in the file ends, 0 without sections: a shorter file was cut."""
+        return max((s.offset + s.size for s in self.sections if s.kind not in ("SHT_NULL", "SHT_NOBITS")), default=0)
+
+    def build_id(self, most: int = MAX_BUILD_ID) -> str:
+        """Hex of NT_GNU_BUILD_ID, at most `most` bytes of it; "" where the file has none."""
         parts: list[Segment | Section] = [*self.segments, *self.sections]
         left = _MAX_NOTE_BYTES
         for part in parts:
             if part.kind in ("PT_NOTE", "SHT_NOTE"):
                 notes = self.read(part.offset, min(part.size, left))
                 left -= len(notes)
-                if found := build_id_of_notes(notes, self.structs):
+                if found := build_id_of_notes(notes, self.structs, most):
                     return found
         return ""
 
     def section_name(self, section: Section) -> bytes:
-        """The name of a section, as much as it takes to tell those of stubs."""
+        """The name of a section, at most 64 bytes of it."""
         if not 0 < self.section_names < len(self.sections):
             return b""
-        return self.read(self.sections[self.section_names].offset + section.name, 16).partition(b"\0")[0]
+        at = self.sections[self.section_names].offset + section.name
+        return self.read(at, _MAX_SECTION_NAME).partition(b"\0")[0]
+
+    def section(self, name: bytes) -> Section | None:
+        """The first section of that name. For b".debug_info" and its like also one named b".zdebug_info"."""
+        if not 0 < self.section_names < len(self.sections):
+            return None
+        strings = self.sections[self.section_names]
+        names = self.read(strings.offset, min(strings.size, _MAX_SECTION_NAMES))
+        wanted = [name + b"\0"]
+        if name.startswith(b".debug_"):
+            wanted.append(b".z" + wanted[0][1:])
+        for section in self.sections:
+            if any(names.startswith(each, section.name) for each in wanted):
+                return section
+        return None
 
     def content_id(self, size: int) -> str:
         """ "content:" and a hash for a file of `size` bytes that has no build id.
@@ -160,6 +185,7 @@ def read_elf(read: Read) -> Elf:
                 h["sh_link"],
                 h["sh_entsize"],
                 h["sh_name"],
+                bool(h["sh_flags"] & _SHF_COMPRESSED),
             )
             for h in _headers(read, structs.Elf_Shdr, at, sections, size)
         ),
@@ -200,8 +226,8 @@ def virtual_addresses(loads: Loads, offsets: Iterable[int]) -> list[int]:
     return found
 
 
-def build_id_of_notes(notes: bytes, structs: ELFStructs | None = None) -> str:
-    """Hex of the NT_GNU_BUILD_ID among ELF notes, at most 20 bytes of it, or "".
+def build_id_of_notes(notes: bytes, structs: ELFStructs | None = None, most: int = MAX_BUILD_ID) -> str:
+    """Hex of the NT_GNU_BUILD_ID among ELF notes, at most `most` bytes of it, or "".
 
     Without `structs` they are in this machine's byte order (as in /sys/kernel/notes). Of more than
     32 KB the rest is left out.
@@ -212,7 +238,7 @@ def build_id_of_notes(notes: bytes, structs: ELFStructs | None = None) -> str:
         for note in iter_notes(source, 0, len(notes)):
             if note["n_type"] == "NT_GNU_BUILD_ID" and note["n_name"] == "GNU":
                 found: bytes = note["n_descdata"]
-                return found[:MAX_BUILD_ID].hex() if len(found) == note["n_descsz"] else ""
+                return found[:most].hex() if len(found) == note["n_descsz"] else ""
     except Exception:  # see read_elf; damaged notes hold no build id
         pass
     return ""

@@ -16,14 +16,16 @@ from numpy.typing import NDArray
 
 from symbolizer import plt
 from symbolizer.elf import Elf, ElfError, Section
-from symbolizer.symbols import RANK_PLT, RANK_STUB, PackedStrings, SymbolTable, symbol_table
+from symbolizer.symbols import RANK_PLT, RANK_STUB, PackedStrings, Rank, SymbolTable, symbol_table
 
 MAX_SYMBOL_BYTES = 96 << 20
 MAX_STRING_BYTES = 192 << 20
 _PIECE = 24 << 15
+_MAX_RESOLVERS = 1 << 12  # functions that choose what stubs lead to; a static program has some tens
 
 _STT_NOTYPE, _STT_FUNC, _STT_GNU_IFUNC = 0, 2, 10
-_STB_LOCAL, _STB_GLOBAL, _STB_WEAK = 0, 1, 2
+_STB_LOCAL, _STB_WEAK = 0, 2
+_VERSYM_HIDDEN = 0x8000
 _SHN_LORESERVE, _SHN_XINDEX = 0xFF00, 0xFFFF
 
 _SYM = {
@@ -37,7 +39,8 @@ def read_symbols(elf: Elf) -> SymbolTable:
     """Functions of .symtab and of .dynsym, and stubs of the procedure linkage table, by virtual address.
 
     A function is a FUNC or GNU_IFUNC symbol, or one without type (as assemblers write them), of
-    an executable section. Of .dynsym only what .symtab lacks is added. Raises ElfError.
+    an executable section. Of .dynsym only what .symtab lacks is added. symbols.py says which of several symbols
+    names an address. Raises ElfError.
     """
     chunks: list[_Symbols] = []
     strings: list[tuple[int, int]] = []
@@ -53,23 +56,23 @@ def read_symbols(elf: Elf) -> SymbolTable:
             if any(len(chunk.start) for chunk in found):
                 chunks += found
                 strings.append((names.offset, names.size))
-    stubs, names_of_stubs = _stubs(elf, chunks, dynamic, sum(size for _, size in strings))
-    chunks += stubs
-    if not chunks:
-        none = _NONE
-        return symbol_table(none, none, none.astype(np.uint32), none.astype(np.uint8), none, PackedStrings([]))
-    start, end, limit = (np.concatenate([getattr(c, n) for c in chunks]) for n in ("start", "end", "limit"))
-    name = np.concatenate([chunk.name for chunk in chunks])
-    rank = np.concatenate([chunk.rank for chunk in chunks])
-    packed = PackedStrings(chain(_pieces(elf, strings), [names_of_stubs]))
-    return symbol_table(start, end, name, rank, limit, packed)
+    stubs, names_of_stubs = _stubs(elf, chunks, dynamic, strings)
+    return _table(chunks + stubs, PackedStrings(chain(_pieces(elf, strings), [names_of_stubs])))
+
+
+def _table(chunks: list[_Symbols], strings: PackedStrings) -> SymbolTable:
+    none = _Symbols(_NONE, _NONE, _NONE.astype(np.uint32), _NONE.astype(np.uint8), _NONE)
+    start, end, limit = (np.concatenate([getattr(c, n) for c in [none, *chunks]]) for n in ("start", "end", "limit"))
+    name = np.concatenate([chunk.name for chunk in [none, *chunks]])
+    rank = np.concatenate([chunk.rank for chunk in [none, *chunks]])
+    return symbol_table(start, end, name, rank, limit, strings)
 
 
 def _stubs(
-    elf: Elf, functions: list[_Symbols], dynamic: Section | None, name_base: int
+    elf: Elf, functions: list[_Symbols], dynamic: Section | None, strings: list[tuple[int, int]]
 ) -> tuple[list[_Symbols], bytes]:
     """Stubs of the procedure linkage table, named after what their slots' relocations say they lead to, and the
-    names that this adds, which are to begin at `name_base`.
+    names that this adds, which are to follow those of `functions`, the `strings` (offset, size) of the file.
 
     They lead to symbols of the table `dynamic`, or to one of `functions`. Where any of it is damaged a stub has
     no name, or there is none.
@@ -85,8 +88,12 @@ def _stubs(
     if not any(len(stubs.start) for stubs in found):
         return [], b""
     start, end, resolver = (np.concatenate([getattr(s, n) for s in found]) for n in ("start", "end", "resolver"))
+    name_base = sum(size for _, size in strings)
     imported, names = _dynamic_names(elf, dynamic, np.concatenate([stubs.symbol for stubs in found]))
-    name = np.where(imported >= 0, imported + name_base, _names_at(functions, resolver))
+    chosen, more_names = _names_at(elf, functions, strings, resolver)
+    name = np.where(imported >= 0, imported, np.where(chosen >= 0, chosen + len(names), -1))
+    name = np.where(name >= 0, name + name_base, -1)
+    names += more_names
     rank = np.where(name >= 0, RANK_STUB, RANK_PLT).astype(np.uint8)
     return [_Symbols(start, end, np.maximum(name, 0).astype(np.uint32), rank, end)], names
 
@@ -157,26 +164,44 @@ def _functions(elf: Elf, section: Section, name_base: int, name_bytes: int) -> I
         if len(data) < min(step, size - at):
             raise ElfError("its symbol table is cut short")
         symbols = np.frombuffer(data, layout)
+        hidden = _hidden_versions(elf, section, at // layout.itemsize, len(symbols))
         kind, where = symbols["info"] & 15, symbols["shndx"].astype(np.int64)
         ordinary = (where > 0) & (where < min(len(elf.sections), _SHN_LORESERVE))
         where = np.where(ordinary, where, 0)
         code = ordinary & executable[where] & np.isin(kind, (_STT_FUNC, _STT_GNU_IFUNC, _STT_NOTYPE))
         code |= (symbols["shndx"] == _SHN_XINDEX) & np.isin(kind, (_STT_FUNC, _STT_GNU_IFUNC))
         code &= (symbols["name"] > 0) & (symbols["name"] < name_bytes)
-        symbols, kind, where = symbols[code], kind[code], where[code]
+        symbols, kind, where, hidden = symbols[code], kind[code], where[code], hidden[code]
         start = symbols["value"].astype(np.uint64)
         if elf.machine == "EM_ARM":
             start &= ~np.uint64(1)  # the low bit says Thumb
         end = start + np.minimum(symbols["size"].astype(np.uint64), ~start)
         binding = symbols["info"] >> 4
-        rank = np.select([binding == _STB_GLOBAL, binding == _STB_WEAK, binding == _STB_LOCAL], [1, 2, 3], 0)
+        rank = np.select([binding == _STB_WEAK, binding == _STB_LOCAL], [Rank.WEAK, Rank.LOCAL], 0)
+        rank += Rank.HIDDEN_VERSION * hidden + Rank.UNTYPED * (kind == _STT_NOTYPE)
         yield _Symbols(
             start,
             end,
             (symbols["name"].astype(np.int64) + name_base).astype(np.uint32),
-            (rank + 4 * (kind == _STT_NOTYPE)).astype(np.uint8),
+            rank.astype(np.uint8),
             np.maximum(limits[where], start),
         )
+
+
+def _hidden_versions(elf: Elf, symbols: Section, first: int, count: int) -> NDArray[np.bool_]:
+    """Which of `count` symbols from number `first` on are of a version that no new program is linked to.
+
+    That is bit 15 of their entries in .gnu.version (Linux Standard Base, chapter "Symbol Versioning"), which belongs to
+    .dynsym; names in .symtab say it themselves (`foo@V1`).
+    """
+    found = np.zeros(count, bool)
+    for section in elf.sections:
+        if section.kind == "SHT_GNU_versym" and elf.sections[section.link : section.link + 1] == (symbols,):
+            data = elf.read(section.offset + 2 * first, min(2 * count, max(section.size - 2 * first, 0)))
+            versions = np.frombuffer(data, "<u2" if elf.structs.little_endian else ">u2", len(data) // 2)
+            found[: len(versions)] = versions & _VERSYM_HIDDEN > 0
+            break
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,14 +220,20 @@ class _Symbols:
         return _Symbols(self.start[new], self.end[new], self.name[new], self.rank[new], self.limit[new])
 
 
-def _names_at(functions: list[_Symbols], addresses: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """The name of the best function that starts at each address, -1 where none does (or the address is 0)."""
-    if not addresses.any() or not any(len(chunk.start) for chunk in functions):
-        return np.full(len(addresses), -1, np.int64)
-    start, name, rank = (np.concatenate([getattr(c, n) for c in functions]) for n in ("start", "name", "rank"))
-    order = np.lexsort((name, rank, start))
-    at = order[np.minimum(np.searchsorted(start, addresses, sorter=order), len(order) - 1)]
-    return np.where((addresses > 0) & (start[at] == addresses), name[at].astype(np.int64), -1)
+def _names_at(
+    elf: Elf, functions: list[_Symbols], strings: list[tuple[int, int]], addresses: NDArray[np.uint64]
+) -> tuple[NDArray[np.int64], bytes]:
+    """Where the name of the function that starts at each address begins in the bytes that follow, or -1 (as at 0)."""
+    distinct, which = np.unique(addresses, return_inverse=True)
+    begins = np.full(len(distinct), -1, np.int64)
+    names = bytearray()
+    if distinct.any() and functions:
+        table = _table(functions, PackedStrings(_pieces(elf, strings)))
+        for place, symbol in enumerate(table.find(distinct[:_MAX_RESOLVERS].tolist())):
+            if symbol >= 0 and table.start[symbol] == distinct[place] > 0:
+                begins[place] = len(names)
+                names += table.best_name(symbol)[: plt.MAX_NAME_BYTES] + b"\0"
+    return begins[which], bytes(names)
 
 
 def _symbol_layout(structs: ELFStructs) -> np.dtype[np.void]:

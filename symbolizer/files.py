@@ -2,7 +2,8 @@
 
 Nothing is opened for reading before it is known to be a regular file: opening a FIFO can block and
 opening a device can have effects. So a path is first resolved to an O_PATH descriptor, which has no
-effect on whatever it names, and that very object is then opened through /proc/self/fd.
+effect on whatever it names, and that very object is then opened through /proc/self/fd. The files of
+/proc, /sys and the like are regular ones too, but reading some has effects: they are refused.
 """
 
 from __future__ import annotations
@@ -20,13 +21,32 @@ _AT_PATH = os.O_PATH | os.O_CLOEXEC
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
+# f_type of statfs(2) (linux/magic.h). Layered are those where mappings have another device than stat(2) tells.
+_LAYERED = {0x794C7630, 0x9123683E, 0x61756673, 0xCA451A4E}  # overlayfs, btrfs, aufs, bcachefs
+_OF_THE_KERNEL = {
+    0x9FA0,  # proc
+    0x62656572,  # sysfs
+    0x64626720,  # debugfs
+    0x74726163,  # tracefs
+    0x73636673,  # securityfs
+    0x62656570,  # configfs
+    0x27E0EB,  # cgroup
+    0x63677270,  # cgroup2
+    0xCAFE4A11,  # bpf
+    0x6165676C,  # pstore
+    0xDE5E81E4,  # efivarfs
+    0x42494E4D,  # binfmt_misc
+    0x65735543,  # fusectl
+    0x19800202,  # mqueue
+}
+
 
 class _OpenHow(ctypes.Structure):
     _fields_ = [("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64)]
 
 
 class NotRegularError(OSError):
-    """What the path names is a directory, a device, a pipe or a socket."""
+    """What the path names is a directory, a device, a pipe, a socket, or a file that the kernel makes up."""
 
 
 def open_root(path: str) -> int:
@@ -68,12 +88,30 @@ def open_link(path: str) -> int:
 
 def _reopen(handle: int, path: str) -> int:
     try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
+        if not stat.S_ISREG(os.fstat(handle).st_mode) or _file_system(handle) in _OF_THE_KERNEL:
             raise NotRegularError(f"not a regular file: {path}")
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
         return os.open(f"/proc/self/fd/{handle}", flags)
     finally:
         os.close(handle)
+
+
+def version(handle: int) -> tuple[int, ...]:
+    """Device, inode, size and times of an open file: others once somebody has written to it. Raises OSError."""
+    status = os.fstat(handle)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def is_layered(handle: int) -> bool:
+    """Whether an open file is on a file system that names mappings of it with another device than stat does."""
+    return _file_system(handle) in _LAYERED
+
+
+def _file_system(handle: int) -> int:
+    status = ctypes.create_string_buffer(512)  # struct statfs, its type first, takes less
+    if _libc.fstatfs(ctypes.c_int(handle), status):
+        return 0
+    return ctypes.c_ulong.from_buffer(status).value & 0xFFFFFFFF
 
 
 def read_at(handle: int, offset: int, size: int) -> bytes:

@@ -11,6 +11,8 @@ from types import TracebackType
 from symbolizer.files import open_root
 
 _INNER_PID = re.compile(rb"^NSpid:.*?(\d+)$", re.MULTILINE)
+_MEMORY = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) ..(.). \S+ \S+ 0(?: +(\[.+\]))? *$", re.MULTILINE)
+_LARGEST_MAPS = 8 << 20
 _USERS = re.compile(rb"^Uid:\s+(.+)$", re.MULTILINE)
 
 
@@ -47,6 +49,33 @@ class Process:
         except OSError:
             return False
         return True
+
+    def memory_name(self, address: int) -> str:
+        """What /proc/PID/maps calls the executable memory at an address that shows no file: "[heap]", "[stack]", or
+        "[anon:NAME]" where the process gave it that name (PR_SET_VMA_ANON_NAME in prctl(2)); "" where it has none, or
+        is gone."""
+        for start, end, name in self._named_memory:
+            if start <= address < end:
+                return name
+        return ""
+
+    @cached_property
+    def _named_memory(self) -> list[tuple[int, int, str]]:
+        try:
+            with open(f"{self.proc}/{self.pid}/maps", "rb") as file:
+                text = file.read(_LARGEST_MAPS)
+        except OSError:
+            return []
+        found = []
+        stack = -1
+        for first, last, executable, name in reversed(_MEMORY.findall(text)):
+            start, end = int(first, 16), int(last, 16)
+            # Of a stack that was made executable in part the kernel names one part alone.
+            if name == b"[stack]" or end == stack and not name:
+                stack, name = start, b"[stack]"
+            if name and executable == b"x":
+                found.append((start, end, os.fsdecode(name)))
+        return found
 
     def own_root(self) -> int | None:
         """A descriptor of the process's root directory, or None where it is gone or refused."""

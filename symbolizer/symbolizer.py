@@ -2,11 +2,12 @@
 
 What is remembered, and how it is bounded:
 - symbol tables, and apart from them perf maps: `cache_bytes` each, the least recently used dropped
-  first (the newest stays however large it is; elf.py and perfmap.py bound a single one);
+  first (the newest stays however large it is; elf.py and perfmap.py bound a single one); symbol files
+  are mapped, so that only what is looked at takes memory;
 - Locations: MAX_LOCATIONS, the least recently used binary's dropped first, and as many of the kernel;
 - binaries: MAX_BINARIES;
-- which binary a process's mapping without build id shows, and what could not be opened: MAX_ANSWERS,
-  a failure for RETRY_SECONDS;
+- which binary a process's mapping shows, and what could not be opened: MAX_ANSWERS; a failure, and what
+  was found without a build id, for RETRY_SECONDS;
 - the kernel's symbols: one table.
 """
 
@@ -16,44 +17,35 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from symbolizer.demangle import function_names
-from symbolizer.elf import Elf, ElfError, Loads, read_elf, virtual_addresses
-from symbolizer.elf_symbols import read_symbols
-from symbolizer.files import read_at
-from symbolizer.jit import Jit
-from symbolizer.kernel import Kernel
-from symbolizer.locate import damaged, is_file, open_mapped
+from symbolizer.cachefolder import owned_id, unique_id
+from symbolizer.code import Code
+from symbolizer.elf import Elf, ElfError, read_elf
+from symbolizer.files import read_at, version
+from symbolizer.identity import code_identity
+from symbolizer.jit.jit import Jit
+from symbolizer.kernel.kernel import Kernel
+from symbolizer.locate import damaged, is_file, is_memory_file, memory_location, open_mapped
 from symbolizer.process import Process
 from symbolizer.symbols import PackedStrings, SymbolTable
 from symbolizer.types import Binary, Frame, Kind, Location, Mapping, Reason
 from symbolizer.unknown import UnknownError, file_name, shown_path, unknown
 from symbolizer.vdso import VSYSCALLS, read_vdso
 
+if TYPE_CHECKING:
+    from symbolizer.debuginfo.symfiles import SymFiles
+
 MAX_LOCATIONS = 50_000
 MAX_BINARIES = 4_096
 MAX_ANSWERS = 8_192
 RETRY_SECONDS = 60.0
+ASK_AGAIN_SECONDS = 3600.0
 
 _NO_MAPPING = unknown(Reason.NO_MAPPING)
 _PROCESS_GONE = unknown(Reason.PROCESS_GONE)
-_ANONYMOUS = unknown(Reason.ANONYMOUS)
-
-
-@dataclass(slots=True, eq=False)
-class _Code:
-    """A binary with what is remembered of it. Where `unknown` is set, that is all there is to say."""
-
-    binary: Binary
-    kind: Kind = Kind.NATIVE
-    unknown: Frame | None = None
-    loads: Loads = ()
-    table: SymbolTable | None = None
-    locations: dict[int, Location] = field(default_factory=dict)
-    frames: dict[int, tuple[Frame, ...]] = field(default_factory=dict)
 
 
 class Symbolizer:
@@ -64,19 +56,32 @@ class Symbolizer:
     gives the same Location object for as long as it is remembered.
     """
 
-    def __init__(self, *, cache_bytes: int = 32 << 20, proc: str = "/proc", sys: str = "/sys") -> None:
-        """`cache_bytes` bounds symbol tables (see above); `proc` and `sys` are where those are mounted."""
+    def __init__(
+        self,
+        symfiles: SymFiles | None = None,
+        *,
+        cache_bytes: int = 32 << 20,
+        proc: str = "/proc",
+        sys: str = "/sys",
+    ) -> None:
+        """Without `symfiles` names are those of symbol tables alone, without lines and inlined functions.
+
+        `cache_bytes` bounds symbol tables (see above); `proc` and `sys` are where those are mounted.
+        """
+        self._symfiles = symfiles
         self._cache_bytes = cache_bytes
         self._proc = proc
-        self._kernel = Kernel(proc, sys)
+        self._kernel = Kernel(proc, sys, symfiles)
         self._jit = Jit(cache_bytes)
-        self._vdso: _Code | None = None
+        self._vdso: Code | None = None
         self._vsyscall = _vsyscall_code()
-        self._codes: OrderedDict[_Code, None] = OrderedDict()  # least recently used first
-        self._by_build_id: dict[str, _Code] = {}
-        self._by_file: dict[tuple[int, ...], _Code] = {}
-        self._by_unknown: dict[tuple[Binary, Frame], _Code] = {}
-        self._answers: dict[tuple[int, Mapping], tuple[_Code, float]] = {}
+        self._codes: OrderedDict[Code, None] = OrderedDict()  # least recently used first
+        self._by_key: dict[str, Code] = {}
+        self._by_build_id: dict[str, Code] = {}
+        self._by_version: dict[tuple[int, ...], Code] = {}
+        self._by_reported: dict[tuple[str, int, int], Code] = {}  # build id, device, inode of mappings
+        self._by_unknown: dict[tuple[Binary, Frame], Code] = {}
+        self._answers: dict[tuple[int, Mapping], tuple[Code, float]] = {}
         self._location_count = 0
         self._table_bytes = 0
 
@@ -85,12 +90,18 @@ class Symbolizer:
         return self._kernel.locations(addresses)
 
     def user(
-        self, pid: int, queries: Sequence[tuple[int, Mapping | None]], relatives: Sequence[int] = ()
+        self,
+        pid: int,
+        queries: Sequence[tuple[int, Mapping | None]],
+        relatives: Sequence[int] = (),
+        until_ns: int | None = None,
     ) -> list[Location]:
         """One Location for each (absolute user address, mapping in force or None) of process `pid`.
 
         Addresses are already adjusted for lookup. `relatives` are other pids (parent, …) that likely
         see the same files: their root directories are tried where `pid` is gone, then the host's.
+        `until_ns` (CLOCK_MONOTONIC) is when the last of the addresses was sampled, which tells what was
+        compiled by then.
         """
         groups: dict[int, tuple[Mapping | None, list[int]]] = {}
         for i, (_, mapping) in enumerate(queries):
@@ -101,7 +112,7 @@ class Symbolizer:
                 group[1].append(i)
         located: dict[int, Location] = {}
         nowhere: list[int] = []
-        anonymous: list[int] = []
+        anonymous: dict[int, tuple[int, Mapping]] = {}
         with Process(pid, relatives, self._proc) as process:
             for mapping, positions in groups.values():
                 if mapping is None:
@@ -109,7 +120,7 @@ class Symbolizer:
                     continue
                 code = self._code(process, mapping)
                 if code is None:
-                    anonymous += positions
+                    anonymous |= {i: (queries[i][0], mapping) for i in positions}
                     continue
                 base = mapping.start - mapping.offset
                 known = code.locations
@@ -118,16 +129,40 @@ class Symbolizer:
                 for i in positions:
                     located[i] = known[queries[i][0] - base]
             if anonymous:
-                located.update(self._anonymous(process, {i: queries[i][0] for i in anonymous}))
+                located.update(self._anonymous(process, anonymous, until_ns))
             if nowhere:
                 frames = (_NO_MAPPING if process.alive else _PROCESS_GONE,)
                 located.update({i: Location(queries[i][0], None, frames) for i in nowhere})
         self._forget()
         return [located[i] for i in range(len(queries))]
 
+    def file(self, path: str, addresses: Sequence[int], seconds: float = 0.0) -> list[Location]:
+        """One Location for each virtual address in an ELF file of this host, all `address` as given.
+
+        Waits up to `seconds` for a symbol file that is being made.
+        """
+        mapping = Mapping(0, 0, 0, os.path.abspath(path))
+        with Process(os.getpid(), (), self._proc) as process:
+            code = self._answered(process, mapping) or self._answer(process, mapping)
+            if self._symfiles is not None and self._symfiles.wait(code.key, seconds):
+                self._improve(code)
+            problem = self._reopen(code, process, mapping) if code.forgotten else None
+        frames = [(problem,)] * len(addresses) if problem else code.frames_at(addresses)
+        self._used(code)
+        self._forget()
+        return [Location(address, code.binary, found) for address, found in zip(addresses, frames, strict=True)]
+
+    def improved(self) -> list[Location]:
+        """Locations that were given before and have better names now, since symbol files came meanwhile."""
+        if self._symfiles is None:
+            return []
+        keys = self._symfiles.poll()
+        codes = [code for key in keys if (code := self._by_key.get(key)) is not None]
+        return self._kernel.improve(keys) + [location for code in codes for location in self._improve(code)]
+
     # Which binary
 
-    def _code(self, process: Process, mapping: Mapping) -> _Code | None:
+    def _code(self, process: Process, mapping: Mapping) -> Code | None:
         """What a mapping shows; None for memory that belongs to no file."""
         if mapping.path == "[vdso]":
             return self._used(self._vdso_code(mapping))
@@ -135,15 +170,16 @@ class Symbolizer:
             return self._used(self._vsyscall)
         if not is_file(mapping.path):
             return None
-        code = self._by_build_id.get(mapping.build_id) if mapping.build_id else None
+        # Files that differ can have the same build id: so each file is looked at once.
+        code = self._by_reported.get(_reported(mapping)) if mapping.build_id else None
         if code is None:
             code = self._answered(process, mapping) or self._answer(process, mapping)
         # Compilers keep code in memory files too; only those that hold a program count as files.
-        if code.unknown and code.unknown.reason is not Reason.NO_SYMBOLS and mapping.path.startswith("/memfd:"):
+        if code.unknown and code.unknown.reason is not Reason.NO_SYMBOLS and is_memory_file(mapping.path):
             return None
         return self._used(code)
 
-    def _answered(self, process: Process, mapping: Mapping) -> _Code | None:
+    def _answered(self, process: Process, mapping: Mapping) -> Code | None:
         """What was found for the mapping before, also by a parent that had the same one before it forked."""
         now = time.monotonic()
         for pid in (process.pid, *process.relatives[:1]) if mapping.inode else (process.pid,):
@@ -152,59 +188,86 @@ class Symbolizer:
                 return answer[0]
         return None
 
-    def _answer(self, process: Process, mapping: Mapping) -> _Code:
-        expires = float("inf")
+    def _answer(self, process: Process, mapping: Mapping) -> Code:
+        retry = time.monotonic() + RETRY_SECONDS
         try:
             handle = open_mapped(process, mapping)
             try:
-                code = self._code_of_file(handle, mapping)
+                code = self._code_of_file(process, handle, mapping)
             finally:
                 os.close(handle)
+            # A file without build id may be written anew in its place.
+            expires = float("inf") if mapping.build_id and code.kind is not Kind.UNKNOWN else retry
         except UnknownError as error:
-            code, expires = self._unknown_code(mapping, error.frame), time.monotonic() + RETRY_SECONDS
+            # Gone, with its process: what it was found to be before, or a file that nobody else could give its id.
+            before = self._answers.get((process.pid, mapping))
+            known = self._by_build_id.get(mapping.build_id) or (before[0] if before is not None else None)
+            if known is None or known.kind is Kind.UNKNOWN:
+                known = self._unknown_code(mapping, error.frame)
+            code, expires = known, retry
+        else:
+            if mapping.build_id and code.kind is not Kind.UNKNOWN:
+                if len(self._by_reported) >= MAX_ANSWERS:
+                    self._by_reported.clear()
+                self._by_reported[_reported(mapping)] = code
         while len(self._answers) >= MAX_ANSWERS:
             del self._answers[next(iter(self._answers))]
         self._answers[process.pid, mapping] = (code, expires)
         return code
 
-    def _code_of_file(self, handle: int, mapping: Mapping) -> _Code:
-        status = os.fstat(handle)
-        key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-        code = self._by_file.get(key)
+    def _code_of_file(self, process: Process, handle: int, mapping: Mapping) -> Code:
+        """Raises UnknownError where the file cannot be read, or is being written to."""
+        now = version(handle)
+        code = self._by_version.get(now)
         if code is None:
             try:
-                elf = read_elf(lambda offset, size: read_at(handle, offset, size))
-                build_id = elf.build_id() or elf.content_id(status.st_size)
-                code = self._by_build_id.get(build_id)
-                if code is None:
-                    code = self._by_build_id[build_id] = _Code(Binary(shown_path(mapping.path), build_id))
-                    self._load(code, elf)
+                code = self._code_of_elf(read_elf(lambda at, size: read_at(handle, at, size)), handle, mapping.path)
+                self._ask(code, process, handle, mapping.path)
             except ElfError as error:
                 code = self._unknown_code(mapping, damaged(error, file_name(mapping.path)))
             except OSError as error:
                 raise UnknownError(unknown(Reason.UNREADABLE_FILE, file_name(mapping.path))) from error
-            if len(self._by_file) >= MAX_ANSWERS:
-                self._by_file.clear()
-            self._by_file[key] = code
+            if len(self._by_version) >= MAX_ANSWERS:
+                self._by_version.clear()
+            self._by_version[now] = code
         return code
 
-    def _unknown_code(self, mapping: Mapping, frame: Frame) -> _Code:
+    def _code_of_elf(self, elf: Elf, handle: int, path: str) -> Code:
+        """The code of an ELF file, the same for the same build id, owner and content. Raises ElfError, OSError,
+        UnknownError."""
+        before = version(handle)
+        build_id = owned_id(elf.build_id() or elf.content_id(os.fstat(handle).st_size), handle)
+        key = unique_id(build_id, code_identity(elf))
+        code = self._by_key.get(key)
+        if code is None:
+            if build_id in self._by_build_id:  # of another file
+                build_id = key
+            code = Code(Binary(shown_path(path), build_id), key)
+            code.load(elf)
+            if version(handle) != before:
+                changed = unknown(Reason.UNREADABLE_FILE, file_name(path), "changed while it was read")
+                raise UnknownError(changed)
+            self._table_bytes += code.nbytes
+            self._by_key[key] = self._by_build_id[build_id] = code
+        return code
+
+    def _unknown_code(self, mapping: Mapping, frame: Frame) -> Code:
         binary = Binary(shown_path(mapping.path), mapping.build_id)
         code = self._by_unknown.get((binary, frame))
         if code is None:
             if len(self._by_unknown) >= MAX_BINARIES:
                 self._by_unknown.clear()
-            code = self._by_unknown[binary, frame] = _Code(binary, Kind.UNKNOWN, frame)
+            code = self._by_unknown[binary, frame] = Code(binary, kind=Kind.UNKNOWN, unknown=frame)
         return code
 
-    def _vdso_code(self, mapping: Mapping) -> _Code:
+    def _vdso_code(self, mapping: Mapping) -> Code:
         if mapping.start < 1 << 32:  # a 32-bit process's, which is another than ours
             return self._unknown_code(mapping, unknown(Reason.NO_SYMBOLS, "vdso"))
         if self._vdso is None:
             image = read_vdso()
             try:
                 elf = read_elf(lambda offset, size: image[offset : offset + size])
-                self._vdso = _Code(Binary("[vdso]", elf.build_id()), Kind.VDSO)
+                self._vdso = Code(Binary("[vdso]", elf.build_id()), kind=Kind.VDSO)
                 self._load(self._vdso, elf)
             except ElfError:
                 self._vdso = self._unknown_code(mapping, unknown(Reason.NO_SYMBOLS, "vdso"))
@@ -212,102 +275,116 @@ class Symbolizer:
 
     # Names in a binary
 
-    def _named(self, code: _Code, process: Process, mapping: Mapping, offsets: list[int]) -> dict[int, Location]:
+    def _named(self, code: Code, process: Process, mapping: Mapping, offsets: list[int]) -> dict[int, Location]:
         """The code's Locations with those at `offsets` added."""
-        if code.unknown is None and code.table is None:
-            try:
-                self._reload(code, process, mapping)
-            except UnknownError as error:  # to be tried again, so not remembered
-                return code.locations | {o: Location(o, code.binary, (error.frame,)) for o in offsets}
-        only_stubs = code.table is not None and code.table.only_stubs
-        reason = Reason.NO_SYMBOLS if only_stubs else Reason.OUTSIDE_SYMBOLS
-        nameless = (code.unknown or unknown(reason, file_name(mapping.path)),)
-        found = [-1] * len(offsets)
-        if code.table is not None:
-            found = code.table.find(virtual_addresses(code.loads, offsets))
-        for offset, i in zip(offsets, found, strict=True):
-            frames = nameless if i < 0 else code.frames.get(i)
-            if frames is None:
-                assert code.table is not None
-                function, system = function_names(code.table.best_name(i))
-                frames = code.frames[i] = (Frame(function, code.kind, system),)
-            code.locations[offset] = Location(offset, code.binary, frames)
-        if code.table is not None:
-            code.table.strings.close()
+        if code.forgotten or self._is_time_to_ask(code):
+            problem = self._reopen(code, process, mapping)
+            if problem is not None and code.forgotten:  # to be tried again, so not remembered
+                return code.locations | {o: Location(o, code.binary, (problem,)) for o in offsets}
+        code.name(offsets)
         self._location_count += len(offsets)
         return code.locations
 
-    def _reload(self, code: _Code, process: Process, mapping: Mapping) -> None:
-        handle = open_mapped(process, mapping)
+    def _reopen(self, code: Code, process: Process, mapping: Mapping) -> Frame | None:
+        """Reads what was forgotten and asks for a symbol file. Returns why that cannot be, or None."""
         try:
-            self._load(code, read_elf(lambda offset, size: read_at(handle, offset, size)))
-        except (ElfError, OSError) as error:
-            raise UnknownError(unknown(Reason.UNREADABLE_FILE, file_name(mapping.path))) from error
+            handle = open_mapped(process, mapping)
+        except UnknownError as error:
+            return error.frame
+        try:
+            self._ask(code, process, handle, mapping.path)
+            if code.forgotten:
+                self._load(code, read_elf(lambda offset, size: read_at(handle, offset, size)))
+        except (ElfError, OSError):
+            return unknown(Reason.UNREADABLE_FILE, file_name(mapping.path))
         finally:
             os.close(handle)
+        return None
 
-    def _load(self, code: _Code, elf: Elf) -> None:
-        """Reads the symbol table of a binary. A damaged one makes the binary unknown."""
-        try:
-            table = read_symbols(elf)
-        except ElfError as error:
-            code.unknown = damaged(error, file_name(code.binary.path))
+    def _load(self, code: Code, elf: Elf) -> None:
+        code.load(elf)
+        self._table_bytes += code.nbytes
+
+    def _is_time_to_ask(self, code: Code) -> bool:
+        return self._symfiles is not None and code.symfile is None and time.monotonic() >= code.ask_again
+
+    def _ask(self, code: Code, process: Process, handle: int, path: str) -> None:
+        """Has a symbol file made of the binary, or takes the one there is."""
+        if self._symfiles is None or code.symfile is not None:
             return
-        if not len(table):
-            code.unknown = unknown(Reason.NO_SYMBOLS, file_name(code.binary.path))
-            return
-        code.table, code.loads = table, elf.loads
-        self._table_bytes += table.nbytes
+        code.ask_again = time.monotonic() + ASK_AGAIN_SECONDS
+        self._improve(code)
+        if code.symfile is None:
+            roots = [process.own_root(), *(root for _, root in process.other_roots())]
+            self._symfiles.request(code.key, handle, path, [root for root in roots if root is not None])
+
+    def _improve(self, code: Code) -> list[Location]:
+        symfile = self._symfiles.get(code.key) if self._symfiles is not None else None
+        if symfile is None or code.symfile is not None:
+            return []
+        self._table_bytes -= code.nbytes
+        better = code.improve(symfile)
+        self._table_bytes += code.nbytes
+        return better
 
     # Memory without a file
 
-    def _anonymous(self, process: Process, queries: dict[int, int]) -> dict[int, Location]:
-        named: dict[int, Location] = {}
-        nameless: Frame | None = None
-        try:
-            named = self._jit.locations(process, set(queries.values()))
-        except UnknownError as error:
-            nameless = error.frame
-        if nameless is None:
-            nameless = _ANONYMOUS if process.alive else _PROCESS_GONE
-        return {i: named.get(address) or Location(address, None, (nameless,)) for i, address in queries.items()}
+    def _anonymous(
+        self, process: Process, queries: dict[int, tuple[int, Mapping]], until_ns: int | None
+    ) -> dict[int, Location]:
+        named = self._jit.locations(process, {address for address, _ in queries.values()}, until_ns=until_ns)
+        located = {}
+        for i, (address, mapping) in queries.items():
+            location = named.get(address)
+            if location is None or location.frames[0].kind is Kind.UNKNOWN:
+                problem = location.frames[0] if location is not None else None
+                location = memory_location(process, mapping, address, problem)
+            located[i] = location
+        return located
 
     # Bounds
 
-    def _used(self, code: _Code) -> _Code:
+    def _used(self, code: Code) -> Code:
+        if code.symfile is not None and self._symfiles is not None:
+            code.symfile = self._symfiles.get(code.key) or code.symfile  # which tells that it is in use
         self._codes[code] = None
         self._codes.move_to_end(code)
         return code
 
     def _forget(self) -> None:
         if self._table_bytes > self._cache_bytes:
-            held = [c for c in self._codes if c.table is not None and c.kind is not Kind.VDSO]
+            held = [code for code in self._codes if code.nbytes and code.kind is not Kind.VDSO]
             for code in held[:-1]:
                 if self._table_bytes <= self._cache_bytes:
                     break
-                assert code.table is not None
-                self._table_bytes -= code.table.nbytes
-                code.table = None
+                self._table_bytes -= code.nbytes
+                code.forget_tables()
         if self._location_count > MAX_LOCATIONS:
             for code in self._codes:
                 if self._location_count <= MAX_LOCATIONS * 3 // 4:
                     break
                 self._location_count -= len(code.locations)
-                code.locations, code.frames = {}, {}
+                code.forget_locations()
         if len(self._codes) > MAX_BINARIES:
             self._codes.clear()
+            self._by_key.clear()
             self._by_build_id.clear()
-            self._by_file.clear()
+            self._by_version.clear()
+            self._by_reported.clear()
             self._by_unknown.clear()
             self._answers.clear()
             self._vdso, self._vsyscall = None, _vsyscall_code()
             self._location_count = self._table_bytes = 0
 
 
-def _vsyscall_code() -> _Code:
+def _reported(mapping: Mapping) -> tuple[str, int, int]:
+    return mapping.build_id, mapping.device, mapping.inode
+
+
+def _vsyscall_code() -> Code:
     starts = np.array(sorted(VSYSCALLS), np.uint64)
     names = [VSYSCALLS[int(start)].encode() + b"\0" for start in starts]
     at = np.cumsum([0] + [len(name) for name in names])[:-1].astype(np.uint32)
     rank = np.zeros(len(starts), np.uint8)
     table = SymbolTable(starts, starts + np.uint64(0x400), at, rank, PackedStrings(names))
-    return _Code(Binary("[vsyscall]"), Kind.VDSO, loads=((0, 0x1000, 0),), table=table)
+    return Code(Binary("[vsyscall]"), kind=Kind.VDSO, loads=((0, 0x1000, 0),), table=table)

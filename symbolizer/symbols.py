@@ -1,10 +1,23 @@
-"""Sorted tables of symbols, small in memory: names stay packed until somebody asks for one."""
+"""Sorted tables of symbols, small in memory: names stay packed until somebody asks for one.
+
+Which of several symbols names an address is the same every time:
+
+1. One that has a size, over one without that starts where it does or lies within it (`symbol_table`). One without
+   that is alone reaches to the next.
+2. Of ranges within ranges the innermost (`SymbolTable.find`).
+3. Of symbols of the same range that of the best rank (`SymbolTable.best_name`): for an ELF file's, see `Rank`.
+4. Of those the default version, `foo@@V2`, or one without versions, over a hidden one, `foo@V1`; then the one with
+   the fewest leading underscores, `write`, not `__write`; then the shortest; then the first by the alphabet.
+
+Of a file with several tables .symtab goes before .dynsym, whose symbols count only where no other starts.
+"""
 
 from __future__ import annotations
 
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterable
+from enum import IntFlag
 from itertools import chain
 
 import numpy as np
@@ -14,10 +27,23 @@ _BLOCK = 1 << 13
 _MOST_LOOSE = 8 << 20
 _MAX_NAME_BYTES = 1 << 17
 _MAX_STEPS_BACK = 256
-_MAX_ALIASES = 64
+_MAX_ALIASES = 256
 
 RANK_STUB, RANK_PLT = 64, 65
 """Ranks of a stub named by what it leads to, shown as "name@plt", and of other code of a procedure linkage table."""
+
+
+class Rank(IntFlag):
+    """What makes a symbol of an ELF file a worse name than another of the same range; lower is better.
+
+    Functions go before symbols without type, among those global and unique ones before weak ones before local ones,
+    and among those default versions before hidden ones.
+    """
+
+    HIDDEN_VERSION = 1
+    WEAK = 2
+    LOCAL = 4
+    UNTYPED = 8
 
 
 class PackedStrings:
@@ -135,10 +161,9 @@ class SymbolTable:
         return -1
 
     def best_name(self, i: int) -> bytes:
-        """The name of symbol `i`, chosen among all with its range; that of a stub ends in "@plt".
+        """The name of symbol `i`, chosen among all with its range by rules 3 and 4; that of a stub ends in "@plt".
 
-        The lowest rank wins, then the fewest leading underscores (`write`, not `__write`), then the
-        shortest, then the first by the alphabet: so the choice never changes.
+        Of more than 256 with one range the first in the file are left out.
         """
         first = i
         while first and i - first < _MAX_ALIASES and self._same_range(first - 1, i):
@@ -147,11 +172,18 @@ class SymbolTable:
         if best == RANK_PLT:
             return b".plt"
         names = [self.strings.at(int(self.name[j])) for j in range(first, i + 1) if int(self.rank[j]) == best]
-        name = min(names, key=lambda name: (len(name) - len(name.lstrip(b"_")), len(name), name))
+        name = min(names, key=_plainness)
         return name + b"@plt" if best == RANK_STUB else name
 
     def _same_range(self, i: int, j: int) -> bool:
         return self._starts[i] == self._starts[j] and self._ends[i] == self._ends[j]
+
+
+def _plainness(name: bytes) -> tuple[bool, int, int, bytes]:
+    """Lower is plainer: rule 4."""
+    function, at, version = name.partition(b"@")
+    hidden = bool(at) and not version.startswith(b"@")
+    return hidden, len(function) - len(function.lstrip(b"_")), len(function), name
 
 
 def symbol_table(

@@ -22,6 +22,12 @@ def unknown(reason: Reason, where: str = "", detail: str = "") -> Frame:
     return Frame(f"[{where}: {what}]" if where else f"[{what}]", Kind.UNKNOWN, reason=reason)
 
 
+def unknown_function(where: str, start: int, reason: Reason) -> Frame:
+    """The frame "[libfoo.so+0x1a30: no symbols]" for code of a function that has no name and begins at `start`, a
+    virtual address in the file: so one such function is told from another, today's and any other machine's alike."""
+    return unknown(reason, f"{where}+{start:#x}")
+
+
 def shown_path(path: str) -> str:
     """The path of a mapping, fit to show."""
     return clean_name(path.removesuffix(DELETED))

@@ -10,9 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from profiler.better_names import decode
 from profiler.formats.otlp import read_otlp
 from profiler.model import Accounting, Profile, Sample, Window
-from profiler.push import NOT_DELIVERED, Pusher, PushError, _said, parse_target
+from profiler.push import NAMES_PATH, NOT_DELIVERED, PATH, Pusher, PushError, _said, parse_target
 from symbolizer.types import Binary, Frame, Kind, Location
 
 
@@ -21,7 +22,10 @@ class Server:
 
     def __init__(self, port: int = 0) -> None:
         self.status = 200
+        self.names_status = 200
         self.bodies: list[bytes] = []
+        self.names: list[bytes] = []
+        self.order: list[str] = []
         self.tokens: list[str | None] = []
         outer = self
 
@@ -31,9 +35,12 @@ class Server:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 outer.tokens.append(self.headers.get("Authorization"))
-                if outer.status == 200:
-                    outer.bodies.append(body)
-                self.send_response(outer.status)
+                are_names = self.path == NAMES_PATH
+                status = outer.names_status if are_names and outer.status == 200 else outer.status
+                outer.order.append(self.path)
+                if status == 200:
+                    (outer.names if are_names else outer.bodies).append(body)
+                self.send_response(status)
                 self.send_header("Content-Length", "5")
                 self.end_headers()
                 self.wfile.write(b"<no>\n")
@@ -49,6 +56,10 @@ class Server:
         self.status = 503  # on connections that are open yet
         self._http.shutdown()
         self._http.server_close()
+
+    def named(self) -> list[Location]:
+        """The locations that better names came for."""
+        return [location for body in self.names for location in decode(gzip.decompress(body))]
 
     def windows(self) -> list[tuple[int, int, Accounting]]:
         """Sequence, samples and accounting of each window that came."""
@@ -172,11 +183,107 @@ def test_closing_without_a_server_ends_in_time_and_says_how_many_are_left() -> N
     assert pusher.close(0.5) == 2
 
 
+def better(number: int) -> Location:
+    return Location(number, Binary("", "ab"), (Frame(f"function_{number}", Kind.NATIVE, "", "x.c", 1 + number),))
+
+
+def test_names_follow_the_windows_that_were_there_before(server: Server) -> None:
+    server.status = 503
+    pusher = Pusher(parse_target(f"http://127.0.0.1:{server.port}", "s3cret"), "agent", lambda sentence: None)
+    pusher.put_names([])
+    for number in range(3):
+        pusher.put(profile(number))
+    pusher.put_names([better(1), better(2)])
+    wait_for(lambda: len(server.order) > 0)
+    server.order.clear()
+    server.status = 200
+    assert pusher.close(10) == 0
+    assert [path for path in server.order if path == NAMES_PATH] == [NAMES_PATH]
+    assert server.order[-4:] == [PATH, PATH, PATH, NAMES_PATH]
+    assert server.named() == [better(1), better(2)] and set(server.tokens) == {"Bearer s3cret"}
+    assert (pusher.counts.sent, pusher.counts.names_sent) == (3, 2)
+
+
+def test_names_that_are_not_taken_now_are_sent_again_and_do_not_hold_up_windows(server: Server) -> None:
+    said: list[str] = []
+    server.names_status = 503
+    pusher = Pusher(parse_target(f"http://127.0.0.1:{server.port}"), "agent", said.append)
+    pusher.put_names([better(1)])
+    wait_for(lambda: len(server.order) > 0)
+    for number in range(3):
+        pusher.put(profile(number))
+    wait_for(lambda: len(server.bodies) == 3)
+    assert not server.names
+    server.names_status = 200
+    wait_for(lambda: server.named() == [better(1)])
+    assert pusher.close(10) == 0
+    assert pusher.counts.names_sent == 1 and said == []
+
+
+def test_a_server_that_knows_no_names_gets_windows_all_the_same(server: Server) -> None:
+    said: list[str] = []
+    server.names_status = 404
+    pusher = Pusher(parse_target(f"http://127.0.0.1:{server.port}"), "agent", said.append)
+    for number in range(3):
+        pusher.put_names([better(number)])
+        pusher.put(profile(number))
+    assert pusher.close(10) == 0
+    assert [sequence for sequence, _, _ in server.windows()] == [1, 2, 3]
+    assert pusher.counts.names_refused == 3
+    assert len(said) == 1 and "takes no better names (404" in said[0]
+
+
+def test_a_full_queue_drops_the_oldest_names_before_any_window_loses_a_sample() -> None:
+    placeholder = Server()
+    placeholder.stop()
+    said: list[str] = []
+    pusher = Pusher(parse_target(f"http://127.0.0.1:{placeholder.port}"), "agent", said.append, most_bytes=60_000)
+    for number in range(600):  # some 180 bytes each, of which an eighth of the memory is kept
+        pusher.put_names([better(number)])
+    kept = 600 - pusher.counts.names_dropped
+    assert 10 < kept < 300
+    pusher.put(profile(0, size=1000))
+    for number in range(1, 8):
+        pusher.put(profile(number, size=1000))
+    assert pusher.counts.stripped > 0 and pusher.counts.names_dropped == 600
+    assert sum("names" in sentence for sentence in said) == 1
+    assert pusher.close(0) == 8
+
+
+def test_names_that_were_kept_arrive_when_the_server_is_back() -> None:
+    placeholder = Server()
+    placeholder.stop()
+    pusher = Pusher(parse_target(f"http://127.0.0.1:{placeholder.port}"), "agent", lambda s: None, most_bytes=60_000)
+    for number in range(600):
+        pusher.put_names([better(number)])
+    pusher.put(profile(0))
+    kept = 600 - pusher.counts.names_dropped
+    server = Server(placeholder.port)
+    try:
+        wait_for(lambda: len(server.named()) == kept and len(server.bodies) == 1)
+        assert server.named() == [better(number) for number in range(600 - kept, 600)]
+    finally:
+        pusher.close(5)
+        server.stop()
+    assert pusher.counts.names_sent == kept
+
+
+def test_closing_does_not_wait_for_names_that_are_not_taken(server: Server) -> None:
+    server.names_status = 503
+    pusher = Pusher(parse_target(f"http://127.0.0.1:{server.port}"), "agent", lambda sentence: None)
+    pusher.put_names([better(1)])
+    assert pusher.close(600) == 0
+    assert pusher.counts.names_sent == 0
+
+
 @pytest.mark.parametrize(
     ("body", "sentence"),
     [
         (b"\x08\x0e\x12\x11the store is full", "the store is full"),
         (b"plain text\n", "plain text"),
+        (b'{"error": "the queue\\nis full"}', "the queue is full"),
+        (b'{"error": 5}', '{"error": 5}'),
+        (b"[1]", "[1]"),
         (b"\xff\xfe\x00", "\ufffd\ufffd"),
         (b"", ""),
     ],
@@ -194,4 +301,4 @@ def test_what_is_no_address_is_refused_in_a_sentence(url: str) -> None:
 def test_addresses_are_understood() -> None:
     target = parse_target("https://pilotlight.example/base/")
     assert (target.host, target.port, target.tls) == ("pilotlight.example", 443, True)
-    assert target.path == "/base/v1development/profiles"
+    assert target.path == "/base/v1development/profiles" and target.names_path == "/base/api/v1/names"

@@ -24,7 +24,7 @@ START = int(time.time()) // 60 * 60 - 3600
 
 
 def profile(start: int, count: int = 5, host: str = "h") -> Profile:
-    location = Location(16, Binary("/bin/x", "ab"), (Frame(f"f{start % 7}", Kind.NATIVE),))
+    location = Location(16, Binary("/bin/x", "ab"), (Frame(f"f{start % 7}", Kind.NATIVE, line=1),))
     samples = (
         Sample((location,), 7, "app", "app", count),
         Sample((location, location), 7, "app", "worker", 2),
@@ -156,7 +156,7 @@ def test_a_full_queue_is_said_at_once(store: Store, monkeypatch: pytest.MonkeyPa
     writer.close()
 
 
-@pytest.mark.parametrize("table", ["frames", "stacks", "windows", "samples", "pushes"])
+@pytest.mark.parametrize("table", ["names", "frames", "stacks", "windows", "samples", "pushes"])
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("restarted", [False, True], ids=["retried", "restarted"])
 def test_a_commit_that_fails_at_any_step_leaves_nothing_behind(

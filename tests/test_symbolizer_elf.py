@@ -301,3 +301,109 @@ def test_names_are_the_same_packed_and_loose(names: list[bytes], piece: int) -> 
 def test_long_tables_of_names_take_less_memory_than_their_text() -> None:
     text = b"".join(b"_ZN4llvm%dfunctionEv\0" % i for i in range(400_000))
     assert symbols.PackedStrings([text]).nbytes < len(text) / 2
+
+
+def _names_by_symbol(path: Path) -> dict[str, str]:
+    """What each symbol that nm tells of a file's text is shown as."""
+    table = read_symbols(read_elf(reader(path.read_bytes())))
+    out = subprocess.run(["nm", path], capture_output=True, text=True, check=True).stdout
+    starts = {
+        line.split()[2]: int(line.split()[0], 16) for line in out.splitlines() if line[17:19] in ("t ", "T ", "W ")
+    }
+    return {name: table.best_name(table.find([start])[0]).decode() for name, start in starts.items()}
+
+
+def _linked(folder: Path, source: str, *options: str) -> Path:
+    (folder / "a.c").write_text(source)
+    path = folder / "a.so"
+    command: list[str | Path] = ["gcc", "-O1", "-nostdlib", "-shared", "-fPIC", "-o", path, folder / "a.c", *options]
+    subprocess.run(command, check=True)
+    return path
+
+
+def test_of_aliases_global_goes_before_weak_and_weak_before_local(tmp_path: Path) -> None:
+    source = """
+        #define ALIAS(of) __attribute__((alias(#of)))
+        void aaa_local_of_weak(void); void b_weak_of_global(void);
+        static __attribute__((used)) void a(void) { __asm__("nop"); }
+        ALIAS(a) __attribute__((weak)) void plain_weak(void);
+        static __attribute__((used)) void b(void) { __asm__("nop; nop"); }
+        ALIAS(b) __attribute__((weak)) void w(void);
+        ALIAS(b) void __a_long_global_name(void);
+        static __attribute__((used)) void only_local(void) { __asm__("nop; nop; nop"); }
+    """
+    found = _names_by_symbol(_linked(tmp_path, source))
+    assert (found["a"], found["b"], found["only_local"]) == ("plain_weak", "__a_long_global_name", "only_local")
+
+
+@pytest.mark.parametrize("stripped", [False, True])
+def test_the_default_version_of_a_symbol_goes_before_hidden_ones(tmp_path: Path, stripped: bool) -> None:
+    (tmp_path / "versions").write_text("V1 { global: a; b; local: *; }; V2 { global: much_longer_name; } V1;")
+    source = """
+        void body(void) { __asm__("nop"); }
+        extern void older(void) __attribute__((alias("body")));
+        extern void newer(void) __attribute__((alias("body")));
+        __asm__(".symver older, a@V1\\n.symver newer, much_longer_name@@V2\\n.symver body, b@V1");
+    """
+    path = _linked(tmp_path, source, f"-Wl,--version-script={tmp_path}/versions", *(["-s"] if stripped else []))
+    table = read_symbols(read_elf(reader(path.read_bytes())))
+    (body,) = table.find([max(table.start.tolist())])
+    assert table.best_name(body).partition(b"@")[0] == b"much_longer_name"
+    names = {table.strings.at(int(name)).partition(b"@")[0] for name in table.name}
+    assert {b"a", b"b", b"much_longer_name"} <= names
+
+
+def test_symbols_with_a_size_go_before_labels_wherever_these_are(tmp_path: Path) -> None:
+    source = """
+        __asm__(".text\\n.globl label_before\\nlabel_before:\\n"
+                ".globl sized_function\\n.type sized_function, @function\\n"
+                "sized_function: nop; nop\\n.globl label_within\\nlabel_within: nop; ret\\n"
+                ".size sized_function, . - sized_function\\n.globl label_alone\\nlabel_alone: nop; ret\\n"
+                ".globl label_alone_too\\n.set label_alone_too, label_alone\\n"
+                ".globl function_alone\\n.type function_alone, @function\\n.set function_alone, label_alone");
+    """
+    found = _names_by_symbol(_linked(tmp_path, source))
+    assert {found[name] for name in ("label_before", "sized_function", "label_within")} == {"sized_function"}
+    assert {found[name] for name in ("label_alone", "label_alone_too", "function_alone")} == {"function_alone"}
+
+
+def test_the_choice_among_aliases_does_not_depend_on_their_order(tmp_path: Path) -> None:
+    names = ["same_length_b", "same_length_a", "_short", "__x", "a_longer_name_than_that"]
+    chosen = set()
+    for order in (names, names[::-1], names[2:] + names[:2]):
+        aliases = "".join(f'extern void {name}(void) __attribute__((alias("__f")));\n' for name in order)
+        found = _names_by_symbol(_linked(tmp_path, 'void __f(void) { __asm__("nop"); }\n' + aliases))
+        chosen.add(found["__f"])
+    assert chosen == {"same_length_a"}
+
+
+def test_of_one_function_within_another_the_inner_one_names_its_addresses(tmp_path: Path) -> None:
+    source = """
+        __asm__(".text\\n.globl outer_one\\n.type outer_one, @function\\nouter_one: nop\\n"
+                ".globl inner_one\\n.type inner_one, @function\\ninner_one: nop\\n.size inner_one, 1\\n"
+                "nop; ret\\n.size outer_one, . - outer_one");
+    """
+    path = _linked(tmp_path, source)
+    table = read_symbols(read_elf(reader(path.read_bytes())))
+    start = int(
+        subprocess.run(["nm", path], capture_output=True, text=True, check=True).stdout.split(" T outer")[0][-16:], 16
+    )
+    found = [table.best_name(i).decode() for i in table.find(range(start, start + 4))]
+    assert found == ["outer_one", "inner_one", "outer_one", "outer_one"]
+
+
+def test_stubs_of_chosen_functions_are_named_by_the_same_rules(tmp_path: Path) -> None:
+    source = """
+        static void one(void) {}
+        static void *choose(void) { return one; }
+        void __chosen(void) __attribute__((ifunc("choose")));
+        extern __typeof(__chosen) chosen __attribute__((alias("__chosen")));
+        extern __typeof(__chosen) a_longer_alias __attribute__((alias("__chosen")));
+        int main(void) { chosen(); return 0; }
+    """
+    (tmp_path / "a.c").write_text(source)
+    path = tmp_path / "a"
+    subprocess.run(["gcc", "-O1", "-static", "-no-pie", "-o", path, tmp_path / "a.c"], check=True)
+    table = read_symbols(read_elf(reader(path.read_bytes())))
+    names = {table.best_name(i) for i in range(len(table)) if table.rank[i] == symbols.RANK_STUB}
+    assert b"chosen@plt" in names and b"__chosen@plt" not in names

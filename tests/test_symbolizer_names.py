@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from symbolizer.demangle import function_names
-from symbolizer.itanium import demangle_cpp
 from symbolizer.names import MAX_NAME, clean_name
-from symbolizer.rust import demangle_rust
+from symbolizer.naming.demangle import function_names
+from symbolizer.naming.itanium import demangle_cpp
+from symbolizer.naming.rust import demangle_rust
 
 
 @pytest.mark.parametrize(
@@ -71,12 +71,56 @@ def test_every_clean_name_is_printable_bounded_and_stays_as_it_is(name: bytes | 
           "_ZN50_$LT$T$u20$as$u20$core..convert..Into$LT$U$GT$$GT$4into17h1234567890abcdefE.llvm.123")),
         (b"_RNvNtCs43NoKGl62Ug_14rustc_demangle2v010basic_type",
          ("rustc_demangle::v0::basic_type", "_RNvNtCs43NoKGl62Ug_14rustc_demangle2v010basic_type")),
+        (b"$s4main3FooV3baryySiF", ("main.Foo.bar(Swift.Int) -> ()", "$s4main3FooV3baryySiF")),
+        (b"_D3std5stdio4File5closeMFZv", ("std.stdio.File.close()", "_D3std5stdio4File5closeMFZv")),
+        (b"main.(*T).Method", ("main.(*T).Method", "")),
+        (b"$stub", ("$stub", "")),
+        (b"_Double", ("_Double", "")),
         (b"_Znot_a_mangled_name", ("_Znot_a_mangled_name", "")),
         (b"_Z1\xff", (r"_Z1\xff", "")),
     ],
 )  # fmt: skip
 def test_a_symbol_becomes_its_readable_name(symbol: bytes, names: tuple[str, str]) -> None:
     assert function_names(symbol) == names
+
+
+@pytest.mark.parametrize(
+    ("symbol", "function"),
+    [
+        (b"_Z3foov.cold", "foo() [clone .cold]"),
+        (b"_Z3foov.part.0", "foo() [clone .part.0]"),
+        (b"_Z3foov.constprop.0.isra.0", "foo() [clone .constprop.0] [clone .isra.0]"),
+        (b"_Z3foov.llvm.123", "foo() [clone .llvm.123]"),
+        (b"_Z3foov.lto_priv.0", "foo() [clone .lto_priv.0]"),
+        (b"_ZN4core3fmt5write17h1234567890abcdefE.cold", "core::fmt::write [clone .cold]"),
+        (b"_ZN4core3fmt5write17h1234567890abcdefE.llvm.77.cold", "core::fmt::write [clone .cold]"),
+        (b"_RNvNtCs43NoKGl62Ug_14rustc_demangle2v010basic_type.llvm.7", "rustc_demangle::v0::basic_type"),
+        (b"_RNvNtCs43NoKGl62Ug_14rustc_demangle2v010basic_type.cold", "rustc_demangle::v0::basic_type [clone .cold]"),
+        (b"$s4main3fooyyF.cold", "main.foo() -> () [clone .cold]"),
+        (b"_D4test3fooFAyaZv.part.0", "test.foo(immutable(char)[]) [clone .part.0]"),
+        (b"foo.cold", "foo.cold"),
+        (b"foo.constprop.0", "foo.constprop.0"),
+        (b"foo.lto_priv.0", "foo.lto_priv.0"),
+        (b"_Z3foov@plt", "foo()@plt"),
+        (b"_Z3foov@@V1@plt", "foo()@plt"),
+        (b"foo@@@LIB-1.2+x", "foo"),
+        (b"_Z3foov.cold@V1", "foo() [clone .cold]"),
+        (b"@plt", "@plt"),
+        (b"@@V1", "@@V1"),
+    ],
+)
+def test_what_compilers_and_linkers_append_is_kept_in_one_form_and_versions_are_not(
+    symbol: bytes, function: str
+) -> None:
+    assert function_names(symbol)[0] == function
+
+
+def test_suffixes_of_cpp_read_as_cppfilt_has_them() -> None:
+    symbols = [
+        "_Z3foov" + end for end in (".cold", ".part.0", ".constprop.0.isra.0", ".lto_priv.0", ".llvm.123", ".12")
+    ]
+    out = subprocess.run(["c++filt", *symbols], capture_output=True, text=True, check=True).stdout
+    assert [function_names(symbol.encode())[0] for symbol in symbols] == out.splitlines()
 
 
 def _system_symbols(path: str, *options: str) -> list[str]:
@@ -117,7 +161,8 @@ def test_names_made_to_expand_without_end_stay_small_and_quick() -> None:
     packs = "_Z1fIJ" + "i" * 3000 + "EEv" + "DpT_" * 200
     digits = "_ZN" + "9" * 4000 + "a17h0123456789abcdefE"
     started = time.process_time()
-    for symbol in ["_Z1fSt4pairIccE" + doubled, packs, digits, "_ZN1aIX" + "ng" * 1500 + "Li1EEE", *deep]:
+    foreign = ["$s1a" + "Say" * 1300 + "SiF", "_D8" + "FC3foo" * 160, "_D1aF" + "HAi" * 1300, "$s1a" + "A" * 1000]
+    for symbol in ["_Z1fSt4pairIccE" + doubled, packs, digits, "_ZN1aIX" + "ng" * 1500 + "Li1EEE", *deep, *foreign]:
         function, _ = function_names(symbol.encode())
         assert len(function) <= MAX_NAME
     assert time.process_time() - started < 20  # an unbounded one would take years
@@ -135,6 +180,9 @@ def test_no_mangled_name_raises(pieces: list[str]) -> None:
     for symbol in ("_Z" + text, "_R" + text, "_ZN" + text + "17h0123456789abcdefE"):
         demangle_cpp(symbol)
         demangle_rust(symbol)
+    for symbol in ("$s" + text, "_D1" + text, "_$S4main" + text + ".cold"):
+        function, _ = function_names(symbol.encode())
+        assert function
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")

@@ -13,16 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from symbolizer import jit
-from symbolizer.jit import Jit
-from symbolizer.perfmap import PerfMap, PerfMapError, jit_frame, parse_perf_map
+from symbolizer.jit import jit
+from symbolizer.jit.jit import Jit
+from symbolizer.jit.names import jit_frames
+from symbolizer.jit.perfmap import PerfMap, PerfMapError, parse_perf_map
 from symbolizer.process import Process, inner_pid_and_users
 from symbolizer.symbolizer import Symbolizer
 from symbolizer.types import Frame, Kind, Mapping, Reason
 
 
 def read(path: Path, perf_map: PerfMap | None = None) -> PerfMap:
-    perf_map = perf_map or PerfMap()
+    perf_map = PerfMap() if perf_map is None else perf_map
     handle = os.open(path, os.O_RDONLY)
     try:
         perf_map.refresh(handle)
@@ -33,15 +34,15 @@ def read(path: Path, perf_map: PerfMap | None = None) -> PerfMap:
 
 def names(perf_map: PerfMap, *addresses: int) -> list[str | None]:
     found = perf_map.find(np.array(addresses, np.uint64))
-    return [perf_map.frame(i).function if i >= 0 else None for i in found]
+    return [perf_map.frames(i)[-1].function if i >= 0 else None for i in found]
 
 
 def test_entries_are_half_open_ranges_with_names_that_may_hold_blanks(tmp_path: Path) -> None:
     path = tmp_path / "map"
-    path.write_bytes(b"1000 10 LazyCompile:~fn file.js:1\n0x2000 0x20 two\nABCDEF 1 Upper\n")
+    path.write_bytes(b"1000 10 name with blanks\n0x2000 0x20 two\nABCDEF 1 Upper\n")
     perf_map = read(path)
     assert names(perf_map, 0xFFF, 0x1000, 0x100F, 0x1010, 0x2000, 0x201F, 0x2020, 0xABCDEF) == [
-        None, "LazyCompile:~fn file.js:1", "LazyCompile:~fn file.js:1", None, "two", "two", None, "Upper",
+        None, "name with blanks", "name with blanks", None, "two", "two", None, "Upper",
     ]  # fmt: skip
     assert perf_map.malformed == 0
 
@@ -50,7 +51,7 @@ def test_the_newest_of_overlapping_entries_holds(tmp_path: Path) -> None:
     path = tmp_path / "map"
     path.write_bytes(b"1000 100 old\n1000 20 same start\n1040 10 inside\n10f0 20 over the end\n")
     assert names(read(path), 0x1000, 0x1030, 0x1045, 0x10F5, 0x1105) == [
-        "same start", None, "inside", "over the end", "over the end",
+        "same start", "old", "inside", "over the end", "over the end",
     ]  # fmt: skip
     path.write_bytes(b"1040 10 inside\n1000 100 newer and wider\n")
     assert names(read(path), 0x1045, 0x1000) == ["newer and wider", "newer and wider"]
@@ -133,10 +134,17 @@ def test_a_map_of_gigabytes_is_refused_at_no_cost(tmp_path: Path) -> None:
         read(path)
 
 
+def test_a_map_of_too_many_entries_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("symbolizer.jit.perfmap.MAX_ENTRIES", 2)
+    path = tmp_path / "map"
+    path.write_bytes(b"1000 10 one\n2000 10 two\n3000 10 three\n")
+    with pytest.raises(PerfMapError, match="more than 2 entries"):
+        read(path)
+
+
 @pytest.mark.parametrize(
     ("name", "frame"),
     [
-        (b"LazyCompile:~fn /srv/app.js:1:2", Frame("LazyCompile:~fn /srv/app.js:1:2", Kind.JIT)),
         (b"py::work:/srv/app.py", Frame("work", Kind.PYTHON, file="/srv/app.py")),
         (b"py::Class.method:<string>", Frame("Class.method", Kind.PYTHON, file="<string>")),
         (b"py::odd", Frame("py::odd", Kind.JIT)),
@@ -144,7 +152,95 @@ def test_a_map_of_gigabytes_is_refused_at_no_cost(tmp_path: Path) -> None:
     ],
 )
 def test_names_become_frames(name: bytes, frame: Frame) -> None:
-    assert jit_frame(name) == frame
+    assert jit_frames(name) == (frame,)
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "file", "line"),
+    [
+        ("LazyCompile:*foo /srv/app.js:12", "*foo", "/srv/app.js", 12),
+        ("JS:~Shop.price /srv/my app.js:3:14", "~Shop.price", "/srv/my app.js", 3),
+        ("JS:^get total file:///srv/my%20app.mjs:3:4", "^get total", "/srv/my app.mjs", 3),
+        ("JS:+go node:internal/process/task_queues:67:35", "+go", "node:internal/process/task_queues", 67),
+        ("Function:~ /srv/app.js:1:1", "~(anonymous)", "/srv/app.js", 1),
+        ("Script:~ [eval]:1:1", "~(script)", "[eval]", 1),
+        ("Eval:~ evalmachine.<anonymous>:2:1", "~(eval)", "evalmachine.<anonymous>", 2),
+        ("Eval:~run https://example.org/a.js:2:1", "~run", "https://example.org/a.js", 2),
+        ("JS:*bound ", "*bound", "", 0),
+        ("JS:~f /srv/a:b.js:99999999999:1", "~f", "/srv/a:b.js:99999999999", 1),
+    ],
+)  # fmt: skip
+def test_names_of_v8_become_the_function_with_its_tier_and_the_file_and_line(
+    name: str, function: str, file: str, line: int
+) -> None:
+    assert jit_frames(name.encode()) == (Frame(function, Kind.JIT, name, file, line),)
+
+
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [
+        ("Lcom/shop/Cart;::total", "com.shop.Cart::total"),
+        ("Lshop/Cart$Item;sum([[JLjava/lang/String;Z)J", "shop.Cart$Item.sum(long[][], java.lang.String, boolean)"),
+        ("LBusy;<init>()V", "Busy.<init>()"),
+        ("_ZN4shop4cart5totalEv", "shop::cart::total()"),
+    ],
+)  # fmt: skip
+def test_names_made_for_machines_become_those_that_people_write(name: str, function: str) -> None:
+    assert jit_frames(name.encode()) == (Frame(function, Kind.JIT, name),)
+
+
+def test_inlined_calls_that_a_name_tells_of_become_frames() -> None:
+    pay = Frame("com.shop.Cart::pay", Kind.JIT, "Lcom/shop/Cart;::pay")
+    hash_ = Frame("java.lang.String::hashCode", Kind.INLINED, "Ljava/lang/String;::hashCode")
+    get = Frame("java.util.HashMap::get", Kind.INLINED)
+    assert jit_frames(b"Ljava/lang/String;::hashCode in Lcom/shop/Cart;::pay") == (hash_, pay)
+    assert jit_frames(b"Lcom/shop/Cart;::pay->java.util.HashMap::get->Ljava/lang/String;::hashCode") == (
+        hash_,
+        get,
+        pay,
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "int Busy.burn(int)", "Interpreter", "StubRoutines (1)", "I2C/C2I adapters",
+        "java.lang.Object jdk.internal.misc.Unsafe.getReference(java.lang.Object, long)",
+        "instance void [System.Private.CoreLib] System.Foo::Bar(int32)[Optimized]",
+        "class [a] A.B::C(class [b] D.E) in F::G()[QuickJitted]", "stub<1> AllocateTemporaryEntryPoints<PRECODE_STUB>",
+        "$lists:map/2", "JIT$/srv/app.php:12", "TRACE_1$/srv/app.php$12", "foo@/srv/app.rb:3", "TRACE_12::app.lua:5",
+        "Builtin:InterpreterEntryTrampoline", "BytecodeHandler:Add", "RegExp:(\\d+) in a::b", "Function:plain",
+        "Foo::operator->", "a->b", "py::odd",
+    ],
+)  # fmt: skip
+def test_all_other_names_stay_as_they_are(name: str) -> None:
+    assert jit_frames(name.encode()) == (Frame(name, Kind.JIT),)
+
+
+@settings(max_examples=300)
+@given(st.text(st.sampled_from("JS:*~ /L;()[I>-:12in$.é\n"), max_size=60) | st.text(max_size=30))
+def test_any_name_becomes_frames(name: str) -> None:
+    frames = jit_frames(b"JS:" + name.encode()) + jit_frames(b"L" + name.encode()) + jit_frames(name.encode() or b"x")
+    assert all(frame.function.isprintable() and frame.line >= 0 for frame in frames)
+
+
+def test_a_map_that_is_written_anew_in_place_and_is_longer_now_forgets_what_it_said(tmp_path: Path) -> None:
+    path = tmp_path / "map"
+    path.write_bytes(b"1000 10 one\n2000 10 two\n")
+    perf_map = read(path)
+    identity = path.stat().st_ino
+    path.write_bytes(b"3000 10 new\n1000 10 one again\n4000 10 four\n5000 10 five\n")
+    assert path.stat().st_ino == identity
+    read(path, perf_map)
+    assert names(perf_map, 0x1000, 0x2000, 0x3000, 0x5000) == ["one again", None, "new", "five"]
+
+
+def test_a_wide_entry_shows_through_between_thousands_of_newer_ones(tmp_path: Path) -> None:
+    path = tmp_path / "map"
+    lines = [b"100000 1000000 wide"] + [b"%x 8 f%d" % (0x200000 + 16 * i, i) for i in range(5000)]
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    last = 0x200000 + 16 * 4999
+    assert names(read(path), 0x100000, last, last + 8, 0x10FFFFF, 0x1100000) == ["wide", "f4999", "wide", "wide", None]
 
 
 ANONYMOUS = Mapping(0x10000, 0x20000, 0, "")
@@ -191,7 +287,7 @@ def test_a_map_that_appears_later_is_found_when_it_is_time_to_look_again(
     sleeper: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
-    monkeypatch.setattr("symbolizer.jit.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("symbolizer.jit.jit.time.monotonic", lambda: now[0])
     symbolizer = Symbolizer()
     query = [(0x10004, ANONYMOUS)]
     assert symbolizer.user(sleeper, query)[0].frames[0].reason is Reason.ANONYMOUS
@@ -210,7 +306,7 @@ def test_a_process_without_a_map_is_asked_for_its_pid_once_and_one_without_mappi
         asked.append(pid)
         return inner_pid_and_users(pid, proc)
 
-    monkeypatch.setattr("symbolizer.jit.inner_pid_and_users", counted)
+    monkeypatch.setattr("symbolizer.jit.jit.inner_pid_and_users", counted)
     symbolizer = Symbolizer()
     for _ in range(3):
         symbolizer.user(sleeper, [(address, None) for address in range(100)], [os.getpid()])

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from symbolizer import plt
-from symbolizer.demangle import function_names
 from symbolizer.elf import Elf, ElfError, read_elf
 from symbolizer.elf_symbols import read_symbols
+from symbolizer.naming.demangle import function_names
 from symbolizer.symbols import SymbolTable
 
 SOURCE = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -195,7 +196,8 @@ def test_unknown_addresses_say_why(program: Callable[..., Path], run: Callable[.
     running = run(program("stripped", "-static", "-s"))
     symbolizer = Symbolizer()
     stripped = symbolizer.user(running.pid, [(running.spin, running.mapping())])[0]
-    assert (function(stripped), stripped.frames[0].reason) == ("[stripped: no symbols]", Reason.NO_SYMBOLS)
+    assert re.fullmatch(r"\[stripped\+0x[0-9a-f]+: no symbols\]", function(stripped))
+    assert stripped.frames[0].reason is Reason.NO_SYMBOLS
     plain = run(program("plain"))
     mapping = plain.mapping()
     outside = symbolizer.user(plain.pid, [(mapping.end - 1, mapping)])[0]
@@ -288,7 +290,7 @@ def test_functions_that_node_compiled_are_named(tmp_path: Path) -> None:
         mapping = next(m for m in mappings(process.pid) if m.start <= address < m.end)
         found = Symbolizer().user(process.pid, [(address + 1, mapping)])[0].frames[0]
         assert found.kind is Kind.JIT
-        assert "*hot [eval]:1" in found.function
+        assert (found.function, found.file, found.line) == ("*hot", "[eval]", 1)
     finally:
         process.kill()
         process.wait()

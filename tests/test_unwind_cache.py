@@ -103,7 +103,7 @@ def test_a_checksum_does_not_make_a_bad_table_good(cache: TableCache, table: Unw
     cache.put(ID, table)
     data = bytearray(table.to_bytes())
     data[44:48] = b"\xff\xff\xff\xff"  # the first of the page starts behind the first
-    only_file(cache).write_bytes(cache_module._digest(ID, bytes(data)) + data)
+    only_file(cache).write_bytes(data + cache._files.seal(ID, bytes(data)))
     assert cache.get(ID) is None
     assert list(cache.folder.iterdir()) == []
 
@@ -112,8 +112,8 @@ def test_tables_of_another_version_are_not_read(
     cache: TableCache, table: UnwindTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache.put(ID, table)
-    monkeypatch.setattr(cache_module, "_ENDING", ".v999.unwind")
-    assert cache.get(ID) is None
+    monkeypatch.setattr(cache_module, "VERSION", 999)
+    assert TableCache(cache.folder).get(ID) is None
 
 
 def test_a_folder_open_to_others_is_not_used(cache: TableCache, table: UnwindTable) -> None:

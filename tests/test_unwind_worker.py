@@ -15,6 +15,7 @@ from profiler.unwind.cache import TableCache
 from profiler.unwind.cfi import build_table
 from profiler.unwind.table import UnwindTable
 from profiler.unwind.worker import Failure, TableWorker
+from symbolizer import builder as builder_module
 from symbolizer.files import read_at
 
 PROGRAM = Path("/bin/sh").resolve()
@@ -79,10 +80,10 @@ def test_a_builder_that_dies_costs_the_table_it_was_building_and_no_other(
     worker: TableWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker.submit(1, "", opened())
-    assert worker._process is not None
-    worker._process.kill()
+    assert worker._builder._process is not None
+    worker._builder._process.kill()
     ((number, reason),) = wait_for(worker)
-    assert number == 1 and reason == Failure("its unwind information is too much to read", final=False)
+    assert number == 1 and reason == Failure("its unwind information is too much to read", final=False, lost=True)
     worker.submit(2, "", opened())
     assert isinstance(wait_for(worker)[0][1], UnwindTable)
 
@@ -90,9 +91,9 @@ def test_a_builder_that_dies_costs_the_table_it_was_building_and_no_other(
 def test_a_builder_that_died_idle_is_replaced(worker: TableWorker) -> None:
     worker.submit(1, "", opened())
     wait_for(worker)
-    assert worker._process is not None
-    worker._process.kill()
-    worker._process.wait()
+    assert worker._builder._process is not None
+    worker._builder._process.kill()
+    worker._builder._process.wait()
     worker.submit(2, "", opened())
     answers = wait_for(worker)
     assert answers[0][0] == 2
@@ -101,11 +102,12 @@ def test_a_builder_that_died_idle_is_replaced(worker: TableWorker) -> None:
 def test_a_file_that_takes_too_long_is_given_up(worker: TableWorker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_module, "_LONGEST_SECONDS", 0.0)
     worker.submit(1, "", opened())
-    assert worker.finished() == [(1, Failure("its unwind information takes too long to read", final=False))]
+    reason = Failure("its unwind information takes too long to read", final=False, lost=True)
+    assert worker.finished() == [(1, reason)]
 
 
 def test_more_files_than_may_wait_are_refused_and_closed(worker: TableWorker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_module, "_MOST_WAITING", 1)
+    monkeypatch.setattr(builder_module, "_MOST_WAITING", 1)
     files = [opened() for _ in range(3)]
     assert [worker.submit(number, "", file) for number, file in enumerate(files)] == [True, True, False]
     with pytest.raises(OSError):
@@ -117,6 +119,6 @@ def test_a_builder_with_nothing_to_do_is_ended(worker: TableWorker, monkeypatch:
     worker.submit(1, "", opened())
     wait_for(worker)
     spent = worker.cpu_ns()
-    monkeypatch.setattr(worker_module, "_IDLE_SECONDS", 0.0)
+    monkeypatch.setattr(builder_module, "_IDLE_SECONDS", 0.0)
     worker.finished()
     assert worker.rss_bytes() == 0 and worker.cpu_ns() >= spent and worker.fileno() == -1

@@ -22,6 +22,7 @@ from opentelemetry.proto.collector.profiles.v1development.profiles_service_pb2 i
     ExportProfilesServiceResponse,
 )
 
+from profiler.better_names import encode
 from profiler.formats.json import read_json
 from profiler.formats.otlp import PushIdentity, write_otlp
 from profiler.formats.otlp_read import MAX_BODY
@@ -229,6 +230,105 @@ def test_a_store_that_fails_asks_to_come_back_and_is_not_ready(
         assert client.post(INGEST, content=body(profile(), 1), headers=PROTOBUF).status_code == 503
     assert client.post(INGEST, content=body(profile(), 1), headers=PROTOBUF).status_code == 200
     assert client.get("/readyz").status_code == 200 and stored(client) == 100
+
+
+# ------------------------------------------------------------------------------------- names
+
+NAMES = "/api/v1/names"
+NAMES_TYPE = {"content-type": "application/json"}
+
+
+def better(name: str = "ngx_http_parse", build_id: str = "ab") -> bytes:
+    """Names for the address of ngx_parse in profile(): a line, and a function inlined there."""
+    frames = (Frame("inner", Kind.INLINED, "", "n.h", 3), Frame(name, Kind.NATIVE, "", "n.c", 9))
+    (message,) = encode([Location(16, Binary("", build_id), frames)])
+    return message.body
+
+
+@pytest.mark.parametrize(
+    ("encoding", "compress"),
+    [("", bytes), ("gzip", gzip.compress), ("zstd", zstd.compress)],
+)
+def test_better_names_are_taken_in_every_encoding_and_shown_at_once(
+    client: TestClient, encoding: str, compress: type[bytes]
+) -> None:
+    push(client, profile())
+    before = client.get("/flamegraph.folded").text
+    headers = {**NAMES_TYPE, **({"content-encoding": encoding} if encoding else {})}
+    for _ in range(2):  # the second time as a retry
+        answer = client.post(NAMES, content=compress(better()), headers=headers)
+        assert (answer.status_code, answer.json()) == (200, {"locations": 1})
+        assert client.get("/flamegraph.folded").text == before.replace("ngx_parse", "ngx_http_parse;inner_[i]")
+    whole = read_json(client.get("/flamegraph.json").content)
+    assert whole.accounting == profile().accounting
+    assert {frame.line for sample in whole.samples for frame in sample.stack[-1].frames} == {3, 9}
+    assert 'pilotlight_rows_total{table="names"} 2' in client.get("/metrics").text
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "status"),
+    [
+        (b"{", NAMES_TYPE, 400),
+        (b"", NAMES_TYPE, 400),
+        (b"{}", NAMES_TYPE, 400),
+        (better(build_id="ab")[:-9], NAMES_TYPE, 400),
+        (better().replace(b'"ab"', b'""'), NAMES_TYPE, 400),
+        (better(), {**NAMES_TYPE, "content-encoding": "gzip"}, 400),
+        (gzip.compress(better())[:-9], {**NAMES_TYPE, "content-encoding": "gzip"}, 400),
+        (b"x", {**NAMES_TYPE, "content-encoding": "br"}, 415),
+        (better(), PROTOBUF, 415),
+        (better(), {}, 415),
+        (b" " * (MAX_BODY + 1), NAMES_TYPE, 413),
+        (gzip.compress(b" " * (MAX_BODY + 1)), {**NAMES_TYPE, "content-encoding": "gzip"}, 413),
+    ],
+)
+def test_bad_names_are_refused_in_a_sentence(
+    client: TestClient, store: Store, content: bytes, headers: dict[str, str], status: int
+) -> None:
+    answer = client.post(NAMES, content=content, headers=headers)
+    assert answer.status_code == status
+    said = answer.json()["error"]
+    assert 10 < len(said) < 300 and "\n" not in said
+    assert store.rows("SELECT count() FROM names").rows == [(0,)]
+    assert "pilotlight_rejected_total{" in client.get("/metrics").text
+
+
+def test_names_ask_to_come_back_when_the_store_cannot_take_them(
+    client: TestClient, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise OSError("no space left on device")
+
+    def full(self: Writer, what: object) -> None:
+        raise Busy
+
+    for patched, name, broken in ((store, "insert", fail), (Writer, "submit", full)):
+        with monkeypatch.context() as patch:
+            patch.setattr(patched, name, broken)
+            answer = client.post(NAMES, content=better(), headers=NAMES_TYPE)
+        assert answer.status_code == 503 and int(answer.headers["retry-after"]) > 0
+        assert "try again" in answer.json()["error"]
+    assert client.post(NAMES, content=better(), headers=NAMES_TYPE).status_code == 200
+
+
+def test_names_need_the_token_and_no_other_site_can_send_them(store: Store) -> None:
+    app = create_app(store, ServerOptions(store.url, "0.0.0.0", token=TOKEN, commit_seconds=0))
+    with TestClient(app, "http://127.0.0.1") as guarded:
+        assert guarded.post(NAMES, content=better(), headers=NAMES_TYPE).status_code == 401
+        right = {**NAMES_TYPE, "authorization": f"Bearer {TOKEN}"}
+        assert guarded.post(NAMES, content=better(), headers=right).status_code == 200
+        guarded.post("/login", data={"token": TOKEN})
+        assert guarded.post(NAMES, content=better(), headers=NAMES_TYPE).status_code == 401
+
+
+def test_hostile_names_are_escaped_wherever_they_are_shown(client: TestClient) -> None:
+    push(client, profile())
+    assert client.post(NAMES, content=better(HOSTILE), headers=NAMES_TYPE).status_code == 200
+    svg = client.get("/flamegraph.svg")
+    assert svg.status_code == 200 and "alert(" in svg.text and "<script>alert" not in svg.text
+    assert not any("alert(" in (script.text or "") for script in ElementTree.fromstring(svg.content).iter("script"))
+    assert "<script>alert" not in client.get("/flamegraph").text
+    assert read_json(client.get("/flamegraph.json").content).samples[0].stack[-1].frames[-1].function == HOSTILE
 
 
 # ------------------------------------------------------------------------------------- pages

@@ -14,15 +14,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 
+from profiler.better_names import encode
 from profiler.formats.json import read_json
 from profiler.formats.otlp import PushIdentity, write_otlp
 from profiler.model import Accounting, Profile, Sample, Window
-from symbolizer.types import Frame, Kind, Location
+from symbolizer.types import Binary, Frame, Kind, Location, Reason
 from web import urls
 from web.app import ServerOptions, serve
 from web.store.store import Store
@@ -159,6 +161,33 @@ def test_no_acknowledged_window_is_lost_or_doubled_by_kill_9(tmp_path: Path, sta
     store.close()
 
 
+def test_no_acknowledged_name_is_lost_by_kill_9(tmp_path: Path, start: Callable[..., Server]) -> None:
+    url = f"chdb://{tmp_path}/store"
+    server = start(url)
+    unknown = (Frame("[x: no symbols]", Kind.UNKNOWN, reason=Reason.NO_SYMBOLS),)
+    plain = [Location(address, Binary("/lib/x.so", "ab"), unknown) for address in range(40)]
+    window = Window(START * 10**9, (START + 10) * 10**9)
+    samples = tuple(Sample((location,), 1, "p", "p", 1) for location in plain)
+    sent = write_otlp(
+        Profile("host", "cpu-clock", 99, window, samples, Accounting(40, 40, 0, 0, 40)), PushIdentity("agent", 1, 1)
+    )
+    profiles = {"content-type": "application/x-protobuf"}
+    with httpx.Client(base_url=server.url, timeout=30) as client:
+        assert client.post("/v1development/profiles", content=sent, headers=profiles).status_code == 200
+        for location in plain[:20]:
+            names = encode([replace(location, frames=(Frame(f"f{location.address}", Kind.NATIVE, "", "f.c", 7),))])
+            answer = client.post("/api/v1/names", content=names[0].body, headers={"content-type": "application/json"})
+            assert answer.status_code == 200
+    server.end(signal.SIGKILL)
+    server = start(url)
+    got = read_json(httpx.get(server.url + f"flamegraph.json?from={START}", timeout=30).content)
+    named = [sample.stack[0] for sample in got.samples if sample.stack[0].frames != unknown]
+    assert sorted(location.address for location in named) == list(range(20))
+    assert all(location.frames[0].function == f"f{location.address}" for location in named)
+    assert got.accounting.sampled == len(got.samples) == 40
+    assert server.end(signal.SIGTERM) == 0
+
+
 def test_it_stops_in_peace_and_commits_what_waits(tmp_path: Path, start: Callable[..., Server]) -> None:
     url = f"chdb://{tmp_path}/store"
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -225,6 +254,9 @@ def test_started_by_root_it_serves_every_page_without_a_file_of_its_own(
                 assert answer.status_code == 200, (path, answer.text)
             json_body = {"content-type": "application/json"}
             assert client.post("/v1development/profiles", content=b"{}", headers=json_body).status_code == 200
+            assert client.post("/api/v1/names", content=b"{}", headers=json_body).status_code == 400
+            names = encode([Location(1, Binary("", "ab"), (Frame("f", Kind.NATIVE),))])[0].body
+            assert client.post("/api/v1/names", content=names, headers=json_body).status_code == 200
             assert client.get("/flamegraph?q=comm=~(").status_code == 400
             assert client.get("/none").status_code == 404
         assert server.end(signal.SIGTERM) == 0

@@ -24,7 +24,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from web import api, auth, hosts, ingest, pages
+from web import api, auth, hosts, ingest, names, pages
 from web.assets import render
 from web.contexts import ErrorPage
 from web.store.queries import Empty, Queries
@@ -81,7 +81,7 @@ def _assemble(options: ServerOptions) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.options = options
-    for module in (hosts, pages, api, ingest):
+    for module in (hosts, pages, api, ingest, names):
         app.include_router(module.router)
     app.add_middleware(_Mistakes)
     app.add_middleware(auth.Guard, token=options.token, only_local=auth.is_loopback(options.host))
@@ -229,8 +229,8 @@ def _hand_over(directory: Path, uid: int, gid: int) -> None:
         raise CannotServe(f"{directory} belongs to another user: give it to the server's, or name another")
     os.chown(directory, uid, gid)
     for name in entries & {"clickhouse", "inserts"}:
-        for folder, folders, names in os.walk(directory / name):
-            for inner in (".", *folders, *names):
+        for folder, folders, inside in os.walk(directory / name):
+            for inner in (".", *folders, *inside):
                 os.chown(os.path.join(folder, inner), uid, gid, follow_symlinks=False)
 
 

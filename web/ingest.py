@@ -27,7 +27,7 @@ from profiler.formats.otlp import Received, read_otlp, read_otlp_json
 from profiler.formats.otlp_read import MAX_BODY
 from profiler.model import MAX_HZ, Accounting, Profile
 from web.store.store import StoreUnavailable
-from web.store.writer import MAX_AGE_S, MAX_AHEAD_S, Busy, Conflict, Push, Writer
+from web.store.writer import MAX_AGE_S, MAX_AHEAD_S, Busy, Conflict, Names, Push, Writer
 
 PROTOBUF: Final = "application/x-protobuf"
 JSON: Final = "application/json"
@@ -76,7 +76,7 @@ async def receive_profiles(request: Request) -> Response:
 
 
 async def _receive(request: Request, is_json: bool) -> Received:
-    body = await _read(request)
+    body = await read_body(request, MAX_BODY)
     host = request.client.host if request.client else "unknown"
     async with request.app.state.parsing:
         received, digest = await asyncio.to_thread(
@@ -90,13 +90,8 @@ async def _receive(request: Request, is_json: bool) -> Received:
         digest,
         *((identity.agent, str(identity.epoch), identity.sequence) if identity else ()),
     )
-    writer: Writer = request.app.state.writer
     try:
-        await asyncio.wrap_future(writer.submit(push))
-    except Busy:
-        raise Refused(503, 14, "busy", "the queue is full; try again") from None
-    except StoreUnavailable as error:
-        raise Refused(503, 14, "store", f"{error}; try again") from error
+        await committed(request, push)
     except Conflict:
         raise Refused(
             409,
@@ -108,18 +103,29 @@ async def _receive(request: Request, is_json: bool) -> Received:
     return received
 
 
-async def _read(request: Request) -> bytes:
-    """The body as it came. Stops reading at MAX_BODY."""
-    too_large = Refused(413, 8, "too large", f"the body has more than {MAX_BODY:,} bytes")
+async def committed(request: Request, what: Push | Names) -> None:
+    """Hand it to the writer, and wait for the commit. Raises Refused where it cannot be stored now, and Conflict."""
+    writer: Writer = request.app.state.writer
+    try:
+        await asyncio.wrap_future(writer.submit(what))
+    except Busy:
+        raise Refused(503, 14, "busy", "the queue is full; try again") from None
+    except StoreUnavailable as error:
+        raise Refused(503, 14, "store", f"{error}; try again") from error
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """The body as it came. Stops reading at `limit` bytes. Raises Refused."""
+    too_large = Refused(413, 8, "too large", f"the body has more than {limit:,} bytes")
     length = request.headers.get("content-length", "")
-    if length.isascii() and length.isdigit() and int(length[:20]) > MAX_BODY:
+    if length.isascii() and length.isdigit() and int(length[:20]) > limit:
         raise too_large
     body = bytearray()
     try:
         async with asyncio.timeout(READ_SECONDS):
             async for chunk in request.stream():
                 body += chunk
-                if len(body) > MAX_BODY:
+                if len(body) > limit:
                     raise too_large
     except TimeoutError:
         raise Refused(408, 4, "timeout", f"the body did not arrive within {READ_SECONDS} seconds") from None

@@ -48,6 +48,7 @@ def exposition(store: Store, writer: Writer, rejected: Counter[str]) -> str:
         ('{table="samples"}', figures.samples),
         ('{table="stacks"}', figures.stacks),
         ('{table="frames"}', figures.locations),
+        ('{table="names"}', figures.names),
     )
     metric("commits_total", "counter", "Commits.", ("", figures.commits))
     metric("commit_seconds_total", "counter", "Time spent in commits.", ("", figures.commit_seconds))

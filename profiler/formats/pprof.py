@@ -2,8 +2,10 @@
 
 Samples have two values, samples/count and cpu/nanoseconds, and the labels pid, process, thread,
 service and container; frames are code only (`pprof -tagroot=process,thread` puts the names below
-them). Addresses are offsets in the mapped file, so a mapping spans all addresses. The comments say
-where every tick went, for people, and once more as JSON behind `pilotlight: `.
+them). A location has a line for each of its frames, inlined ones first, with the file and line of this
+very address (`pprof -lines`, `-list`). Addresses are offsets in the mapped file, so a mapping spans all
+addresses. The comments say where every tick went, for people, and once more as JSON behind
+`pilotlight: `.
 
 The message is described here, field by field, after
 https://github.com/google/pprof/blob/main/proto/profile.proto, whose numbers are the format.
@@ -15,6 +17,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -24,7 +27,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from profiler.accounting import account_lines
 from profiler.formats.json import accounting_object
 from profiler.formats.names import encodable, frame_named
-from profiler.model import Profile, StackTable
+from profiler.model import NumberedFrames, Profile, StackTable
 from symbolizer.types import Binary, Frame, Kind, Location, Reason
 from symbolizer.unknown import file_name, unknown
 
@@ -262,9 +265,7 @@ class _Reader:
         self._functions = {function.id: function for function in message.function}
         self._mappings = {mapping.id: mapping for mapping in message.mapping}
         self._locations = {location.id: location for location in message.location}
-        self._frames: list[Frame] = []
-        self._binaries: list[str] = []
-        self._ids: dict[tuple[str, Kind, str], int] = {}
+        self._frames = NumberedFrames()
         self._of_location: dict[int, list[int]] = {}
 
     def read(self) -> StackTable:
@@ -279,9 +280,9 @@ class _Reader:
             named = {self._string(key): self._string(text) for key, text in labels.items()}
             process, thread = named.get("process"), named.get("thread")
             if process is not None:
-                index.append(self._id(Frame(process, Kind.PROCESS), ""))
+                index.append(self._frames.number(Frame(process, Kind.PROCESS), ""))
                 if thread is not None and thread != process:
-                    index.append(self._id(Frame(thread, Kind.THREAD), ""))
+                    index.append(self._frames.number(Frame(thread, Kind.THREAD), ""))
             for location in reversed(sample.location_id):
                 known = self._of_location.get(location)
                 if known is None:
@@ -296,8 +297,8 @@ class _Reader:
         if sum(counts) > _MAX_INT:
             raise ValueError(f"the values of this pprof profile add up to {sum(counts)}, beyond 64 bits")
         return StackTable(
-            self._frames,
-            self._binaries,
+            self._frames.frames,
+            self._frames.binaries,
             np.array(index, np.uint32),
             np.array(offsets, np.int64),
             np.array(counts, np.int64),
@@ -323,20 +324,13 @@ class _Reader:
             function = _found(self._functions, line.function_id, "function")
             inlined = place < len(location.line) - 1
             name = self._string(function.name) or self._string(function.system_name)
-            ids.append(self._id(frame_named(name, Kind.INLINED if inlined else kind), path))
+            frame = frame_named(name, Kind.INLINED if inlined else kind)
+            frame = replace(frame, file=self._string(function.filename), line=max(line.line, 0))
+            ids.append(self._frames.number(frame, path))
         if not ids:
             where = file_name(path)
-            ids.append(self._id(unknown(Reason.NO_SYMBOLS if where else Reason.NO_MAPPING, where), path))
+            ids.append(self._frames.number(unknown(Reason.NO_SYMBOLS if where else Reason.NO_MAPPING, where), path))
         return ids[::-1]
-
-    def _id(self, frame: Frame, binary: str) -> int:
-        key = (frame.function, frame.kind, binary)
-        found = self._ids.get(key)
-        if found is None:
-            found = self._ids[key] = len(self._frames)
-            self._frames.append(frame)
-            self._binaries.append(binary)
-        return found
 
     def _string(self, index: int) -> str:
         if not 0 <= index < len(self._strings):

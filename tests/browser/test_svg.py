@@ -155,6 +155,63 @@ def test_hover_says_what_the_frame_is(graph: Page) -> None:
     expect(graph.locator("#fg-details-origin")).to_have_text("native · /usr/bin/server · main.c:10")
 
 
+# `fill` on three lines; push_back() inlined into it on two.
+PUSH_BACK = "std::vector<int, std::allocator<int>>::push_back(int&&)"
+LINES = [
+    ([PROCESS, Frame("fill(int)", Kind.NATIVE, "", "fill.cc", line), *inlined], count)
+    for line, count, inlined in [
+        (10, 300, []),
+        (20, 500, [Frame(PUSH_BACK, Kind.INLINED, "", "stl_vector.h", 95)]),
+        (30, 100, []),
+        (20, 700, [Frame(PUSH_BACK, Kind.INLINED, "", "stl_vector.h", 96)]),
+    ]
+]
+
+
+def texts(page: Page) -> list[str]:
+    found: list[str] = page.evaluate("[...document.querySelectorAll('#fg-frames text')].map(e => e.textContent)")
+    return found
+
+
+def test_boxes_have_short_names_and_hover_tells_the_whole_name_and_the_line(page: Page, tmp_path: Path) -> None:
+    path = tmp_path / "x.svg"
+    path.write_bytes(write_svg(build_tree(table_of(LINES)), CAPTION))
+    page.goto(path.as_uri())
+    assert texts(page) == ["all", "server", "fill", "std::vector<…>::push_back"]
+    frame(page, "fill(int)").hover()
+    expect(page.locator("#fg-details-name")).to_have_text("fill(int) (1,600 samples, 100.00 %, 16 s CPU)")
+    expect(page.locator("#fg-details-origin")).to_have_text("native · /usr/bin/server · fill.cc:20 and 2 other lines")
+    frame(page, PUSH_BACK).hover()
+    expect(page.locator("#fg-details-name")).to_have_text(f"{PUSH_BACK} (1,200 samples, 75.00 %, 12 s CPU)")
+    expect(page.locator("#fg-details-origin")).to_have_text("inlined into fill · stl_vector.h:96 and 1 other line")
+    assert frame(page, PUSH_BACK).locator("title").text_content() == (
+        f"{PUSH_BACK} (1,200 samples, 75.00 %, 12 s CPU)\ninlined into fill · stl_vector.h:96 and 1 other line"
+    )
+
+
+@pytest.mark.parametrize("pattern", ["std::allocator", r"push_back\(int&&\)$", "^std::vector<.>::push_back$"])
+def test_search_finds_whole_names_and_what_stands_in_the_boxes(page: Page, tmp_path: Path, pattern: str) -> None:
+    path = tmp_path / "x.svg"
+    path.write_bytes(write_svg(build_tree(table_of(LINES)), CAPTION))
+    page.goto(path.as_uri())
+    page.keyboard.press("/")
+    page.keyboard.type(pattern)
+    expect(page.get_by_role("status")).to_have_text("Matched: 75.00 %")
+
+
+def test_the_picture_with_scripts_off_tells_the_same(browser: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "x.svg"
+    path.write_bytes(write_svg(build_tree(table_of(LINES)), CAPTION))
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(path.as_uri())
+    titles = page.locator("#fg-frames title").all_text_contents()
+    assert titles[2].endswith("\nnative · /usr/bin/server · fill.cc:20 and 2 other lines")
+    assert titles[3].endswith("\ninlined into fill · stl_vector.h:96 and 1 other line")
+    assert page.locator("#fg-frames text").all_text_contents()[2:] == ["fill", "std::vector<…>::push_back"]
+    context.close()
+
+
 def test_hover_over_an_unknown_frame_gives_its_reason(graph: Page) -> None:
     frame(graph, "[libz.so: no symbols]").hover()
     expect(graph.locator("#fg-details-origin")).to_have_text("unknown · no name: no symbols")

@@ -26,6 +26,10 @@ PUSH = Location(
         Frame("Cart::push<Item>(Item const&)", Kind.NATIVE, "_ZN4Cart4pushI4ItemEEvRKT_", "cart.cc", 40),
     ),
 )
+SUM = [
+    Location(0x600 + line, MAIN.binary, (Frame("Cart::sum()", Kind.NATIVE, "_ZN4Cart3sumEv", "cart.cc", line),))
+    for line in (60, 61)
+]
 MEMCPY = Location(0x1234, LIBC, (Frame("memcpy", Kind.NATIVE),))
 READ = Location(0x77, Binary("[kernel]", "ab" * 20), (Frame("ksys_read", Kind.KERNEL),))
 LOST = Location(0x5000, None, (Frame("[no mapping]", Kind.UNKNOWN, reason=Reason.NO_MAPPING),))
@@ -34,6 +38,8 @@ NASTY = Location(1, None, (Frame("<script>;\n\x00\udcff", Kind.JIT),))
 SAMPLES = (
     Sample((MEMCPY, PUSH, MAIN), 42, "shop", "worker-1", 31, "checkout", "c" * 64),
     Sample((READ, MEMCPY, MAIN), 42, "shop", "shop", 11, "checkout", "c" * 64),
+    Sample((SUM[0],), 9, "sum", "sum", 3),
+    Sample((SUM[1],), 9, "sum", "sum", 4),
     Sample((LOST,), 7, "java", "java", 5),
     Sample((NASTY,), 7, "java", "GC;\n1", 2),
     Sample((), 8, "gone", "gone", 1),
@@ -99,6 +105,18 @@ def test_names_are_shown_as_they_are_with_templates_and_inlined_calls(go_pprof: 
     assert found["std::min<int>(int const&, int const&) (inline)"] == ["0", "31"]
     assert found["main"] == ["0", "42"]
     assert found["[no mapping]"] == ["5", "5"]
+
+
+def test_every_location_has_its_own_lines_inlined_ones_too(go_pprof: Callable[..., str]) -> None:
+    rows = go_pprof("-top", "-lines", "-sample_index=samples", "-nodefraction=0").splitlines()
+    found = {row.split(maxsplit=5)[5]: row.split()[:4:3] for row in rows if re.match(r"\s+\d+ ", row)}
+    assert found["Cart::push<Item>(Item const&) cart.cc:40"] == ["0", "31"]
+    assert found["Cart::sum() cart.cc:60"] == ["3", "3"]
+    assert found["Cart::sum() cart.cc:61"] == ["4", "4"]
+    assert found["std::min<int>(int const&, int const&) algo.h:3 (inline)"] == ["0", "31"]
+    assert found["main shop.cc:12"] == ["0", "42"]
+    functions = go_pprof("-top", "-sample_index=samples", "-nodefraction=0")
+    assert re.search(r" 7 +[\d.]+% +Cart::sum\(\)\n", functions)
 
 
 def test_labels_can_be_listed_and_focused_on(go_pprof: Callable[..., str]) -> None:

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from profiler.collector import cache_folder
 from profiler.formats.json import read_json
 from profiler.model import Profile, Sample
+from profiler.symbols import cache_folder
 from profiler.unwind.cache import TableCache
 from profiler.unwind.worker import TableWorker
 from symbolizer.elf import read_elf

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from profiler.model import StackTable
+from profiler.model import StackTable, functions_of
 from symbolizer.types import Frame, Kind
 
 ROOT = Frame("all", Kind.PROCESS)
@@ -22,8 +22,9 @@ class CallTree:
     is -1), `level[i]` (the root's is 0), `frame[i]` into `frames` and `binaries`, `total[i]` and
     `own[i]` in counts (total = own + the children's totals, exactly), and `start[i]`, the total of
     everything left of it, so that it covers [start, start + total) of the root's [0, total).
-    parent, level and frame are int32; the others int64. frames[elided:] are no functions but stand
-    for what prune() folded away.
+    parent, level and frame are int32; the others int64. frames[i] has the line that most ticks were on,
+    in all of the tree, and `other_lines[i]` is how many others it was on. frames[elided:] are no functions
+    but stand for what prune() folded away.
     """
 
     parent: NDArray[np.int32]
@@ -34,6 +35,7 @@ class CallTree:
     start: NDArray[np.int64]
     frames: list[Frame]
     binaries: list[str]
+    other_lines: list[int]
     elided: int
 
     def __len__(self) -> int:
@@ -41,20 +43,23 @@ class CallTree:
 
 
 def build_tree(table: StackTable) -> CallTree:
-    """Merge stacks that begin alike. Stacks that weigh nothing have no place in the tree.
+    """Merge stacks that begin with the same functions. Stacks that weigh nothing have no place in the tree.
 
     Raises ValueError if a count is negative.
     """
     if len(table.counts) and int(table.counts.min()) < 0:
         raise ValueError("a stack has a negative count; a call tree can only be made from counts of 0 or more")
+    functions = functions_of(table)
     order = sorted(
-        range(len(table.frames)),
-        key=lambda i: (table.frames[i].function, table.frames[i].kind, table.binaries[i]),
+        range(len(functions.frames)),
+        key=lambda i: (functions.frames[i].function, functions.frames[i].kind, functions.binaries[i]),
     )
-    frames = [ROOT, *(table.frames[i] for i in order)]
-    binaries = ["", *(table.binaries[i] for i in order)]
-    rank = np.empty(len(order), np.int64)
-    rank[order] = np.arange(1, len(order) + 1)
+    frames = [ROOT, *(functions.frames[i] for i in order)]
+    binaries = ["", *(functions.binaries[i] for i in order)]
+    other_lines = [0, *(functions.other_lines[i] for i in order)]
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(1, len(order) + 1)
+    rank = place[functions.of]
 
     # One entry per stack that reaches the present level, kept in the order of its node.
     weighty = np.flatnonzero(table.counts)
@@ -93,6 +98,7 @@ def build_tree(table: StackTable) -> CallTree:
         total=np.concatenate(totals),
         frames=frames,
         binaries=binaries,
+        other_lines=other_lines,
         elided=len(frames),
     )
 
@@ -122,6 +128,7 @@ def _tree(
     total: NDArray[np.int64],
     frames: list[Frame],
     binaries: list[str],
+    other_lines: list[int],
     elided: int,
 ) -> CallTree:
     """The tree of nodes that are in level order already, with what follows from their totals."""
@@ -145,6 +152,7 @@ def _tree(
         start=start,
         frames=frames,
         binaries=binaries,
+        other_lines=other_lines,
         elided=elided,
     )
 
@@ -197,6 +205,7 @@ def prune(tree: CallTree, limit: int) -> CallTree:
         total=np.concatenate((tree.total[kept], weight[holders]))[order],
         frames=tree.frames + elided,
         binaries=tree.binaries + [""] * len(elided),
+        other_lines=tree.other_lines + [0] * len(elided),
         elided=len(tree.frames),
     )
 
@@ -208,8 +217,8 @@ def tree_to_json(tree: CallTree) -> dict[str, Any]:
     alone gives every parent and level. `own[i]` is what node i weighs without its children; totals
     and positions are sums of it. `frame[i]` points into `frames`, itself columns: `name`, `kind` and
     `reason` (into `kinds` and `reasons`, 0 where there is none), `binary` and `file` (into `strings`,
-    which begins with ""), and `line` (0 where unknown). Frames from number `elided` on stand for
-    what was folded away.
+    which begins with ""), `line` (0 where unknown: else the one that most ticks were on) and
+    `other_lines` (how many others). Frames from number `elided` on stand for what was folded away.
     """
     is_used = np.bincount(tree.frame, minlength=len(tree.frames)) > 0
     used = np.flatnonzero(is_used)
@@ -229,6 +238,7 @@ def tree_to_json(tree: CallTree) -> dict[str, Any]:
             "binary": [strings.setdefault(tree.binaries[i], len(strings)) for i in used.tolist()],
             "file": [strings.setdefault(f.file, len(strings)) for f in frames],
             "line": [f.line for f in frames],
+            "other_lines": [tree.other_lines[i] for i in used.tolist()],
         },
         "elided": int(np.searchsorted(used, tree.elided)),
         "kinds": list(kinds),

@@ -19,12 +19,16 @@ from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 from zlib import crc32
 
-from symbolizer.types import Frame
+import numpy as np
+
+from symbolizer.naming.short_names import short_name
+from symbolizer.types import Frame, Kind
 from web.flamegraph import layout
 from web.flamegraph.calltree import CallTree, prune, tree_to_json
 
 MOST_NODES = 300_000  # in one file; a larger tree is pruned, see calltree.prune
 LONGEST_NAME = 1000  # characters
+_SHORTENED = frozenset({Kind.NATIVE, Kind.INLINED, Kind.KERNEL, Kind.MODULE})  # names of compilers, not of runtimes
 SCRIPT = Path(__file__).parent.parent / "static" / "flamegraph.js"
 
 
@@ -113,11 +117,25 @@ def _seconds(seconds: float) -> str:
     return f"{seconds / 3600:,.1f} h"
 
 
-def _origin(frame: Frame, binary: str) -> str:
-    """Where a frame comes from: its kind, binary, source and why it has no name, as far as known."""
-    parts = [layout.LABELS[frame.kind], visible(binary)]
+def shown_name(frame: Frame) -> str:
+    """What stands in a frame's box: the name with arguments and parameters folded."""
+    return visible(short_name(frame.function) if frame.kind in _SHORTENED else frame.function)
+
+
+def _origin(tree: CallTree, node: int) -> str:
+    """Where a node's frame comes from: its kind, binary, source and why it has no name, as far as known."""
+    number = int(tree.frame[node])
+    frame = tree.frames[number]
+    caller = tree.frames[int(tree.frame[tree.parent[node]])] if tree.parent[node] > 0 else frame
+    kind = layout.LABELS[frame.kind]
+    if frame.kind is Kind.INLINED and caller.kind not in (Kind.PROCESS, Kind.THREAD) and caller is not frame:
+        kind += " into " + shown_name(caller)
+    parts = [kind, visible(tree.binaries[number])]
     if frame.file:
-        parts.append(visible(frame.file) + (f":{frame.line}" if frame.line else ""))
+        line = f":{frame.line}" if frame.line else ""
+        others = tree.other_lines[number]
+        more = f" and {others:,} other line{'' if others == 1 else 's'}" if others else ""
+        parts.append(visible(frame.file) + line + more)
     if frame.reason:
         parts.append(f"no name: {frame.reason.value}")
     return " · ".join(part for part in parts if part)
@@ -184,9 +202,9 @@ def _frames(tree: CallTree, picture: layout.Picture, caption: Caption) -> Iterat
         drawn = width - 0.6 if width > 2 else width
         yield (
             f'<rect x="{x:.2f}" y="{y}" width="{drawn:.2f}" height="{layout.ROW - 1}" rx="{2 if width > 8 else 0}" '
-            f'fill="{colour}"><title>{escape(line)}\n{escape(_origin(frame, tree.binaries[number]))}</title></rect>'
+            f'fill="{colour}"><title>{escape(line)}\n{escape(_origin(tree, node))}</title></rect>'
         )
-        label = layout.fit(visible(frame.function), width - 7) if width > 26 else ""
+        label = layout.fit(shown_name(frame), width - 7) if width > 26 else ""
         if label:
             yield f'<text x="{x + 3.5:.2f}" y="{y + 11.2}" pointer-events="none">{escape(label)}</text>'
 
@@ -198,6 +216,10 @@ def _data(tree: CallTree, caption: Caption) -> str:
     kinds = [*data["kinds"], layout.ELIDED]
     frames["shade"] = [shade(name) for name in frames["name"]]
     frames["name"] = [visible(name) for name in frames["name"]]
+    # As in tree_to_json, the frames that are used, in their order; "" where the name is short already.
+    used = (tree.frames[i] for i in np.unique(tree.frame).tolist())
+    shown = [shown_name(frame) for frame in used]
+    frames["shown"] = ["" if s == name else s for s, name in zip(shown, frames["name"], strict=True)]
     frames["kind"][data["elided"] :] = [len(data["kinds"])] * (len(frames["name"]) - data["elided"])
     data |= {
         "strings": [visible(string) for string in data["strings"]],

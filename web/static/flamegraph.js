@@ -80,6 +80,7 @@
   // ---------------------------------------------------------------- words
 
   const nameOf = (node) => frames.name[tree.frame[node]];
+  const shownName = (node) => frames.shown[tree.frame[node]] || nameOf(node); // with arguments folded
   const kindOf = (node) => data.kinds[frames.kind[tree.frame[node]]];
   const colourOf = (node) => kindOf(node).shades[frames.shade[tree.frame[node]]];
   const percent = (part, of) => `${(of ? (100 * part) / of : 0).toFixed(2)} %`;
@@ -110,11 +111,21 @@
     const file = data.strings[frames.file[frame]];
     const reason = data.reasons[frames.reason[frame]];
     return [
-      kindOf(node).label,
+      kindOf(node).label + intoCaller(node),
       data.strings[frames.binary[frame]],
-      file && frames.line[frame] ? `${file}:${frames.line[frame]}` : file,
+      file && `${file}${frames.line[frame] ? `:${frames.line[frame]}` : ""}${otherLines(frames.other_lines[frame])}`,
       reason && `no name: ${reason}`,
     ].filter(Boolean).join(" · ");
+  }
+
+  function intoCaller(node) {
+    const caller = tree.parent[node];
+    if (kindOf(node).label !== "inlined" || caller <= 0 || /^(process|thread)$/.test(kindOf(caller).label)) return "";
+    return ` into ${shownName(caller)}`;
+  }
+
+  function otherLines(count) {
+    return count ? ` and ${withCommas(count)} other line${count === 1 ? "" : "s"}` : "";
   }
 
   // The part of a text that fits, judged by the width of a monospace character.
@@ -254,7 +265,7 @@
     if (faded) rect.setAttribute("opacity", 0.45);
     else if (matches && !matches.error && !found) rect.setAttribute("opacity", matches.within[node] ? 0.75 : 0.4);
     elements.set(node, rect);
-    const label = wide > 26 ? fit(nameOf(node), wide - 7) : "";
+    const label = wide > 26 ? fit(shownName(node), wide - 7) : "";
     if (label) {
       const text = blankLabel.cloneNode();
       text.setAttribute("x", (x + 3.5).toFixed(2));
@@ -571,7 +582,8 @@
       const why = String(error.message).split(": ").pop();
       return { ...none, error: `Not a regular expression: ${why}` };
     }
-    const frame = Uint8Array.from(frames.name, (name) => expression.test(name));
+    // Full names, and what can be read in the picture.
+    const frame = Uint8Array.from(frames.name, (name, i) => expression.test(name) || (frames.shown[i] !== "" && expression.test(frames.shown[i])));
     frame[tree.frame[0]] = 0; // the root is no function
     const within = new Uint8Array(size);
     // What weighs in below a match is in the match's weight already: only outermost matches count.

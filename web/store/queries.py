@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from profiler.model import Accounting, Cost, Profile, StackTable, Unwinding, Window, common_rate
 from web.store import stacks as st
+from web.store.locations import Locations
 from web.store.rows import ACCOUNTING, COST
 from web.store.selection import LABELS, LAST_S, SAMPLE_LABELS, WINDOW_LABELS, Selection
 from web.store.store import BadQuery, Store
@@ -56,7 +57,7 @@ class Queries:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self._locations = st.Locations(store)
+        self._locations = Locations(store)
 
     def resolve(self, selection: Selection) -> Selection:
         """The selection with one event: where none is asked for, the one with most samples.

@@ -9,9 +9,11 @@ from datetime import date
 from hashlib import blake2b
 from typing import Any, Final
 
+from profiler.better_names import Quality, key_of, quality
 from profiler.formats.names import encodable
 from profiler.model import Profile
 from symbolizer.types import Binary, Frame, Kind, Location, Reason
+from web.store.renamed import Key
 
 MAX_NAME: Final = 512  # characters of a host, event, service, container, process or thread
 
@@ -48,6 +50,14 @@ SAMPLES: Final = Table(
     },
 )
 STACKS: Final = Table("stacks", {"id": "UInt64", "locations": "Array(UInt64)", "seen": "Date"})
+_FRAME_COLUMNS: Final = {
+    "functions": "Array(String)",
+    "system_names": "Array(String)",
+    "files": "Array(String)",
+    "lines": "Array(UInt32)",
+    "kinds": "Array(LowCardinality(String))",
+    "reasons": "Array(LowCardinality(String))",
+}
 FRAMES: Final = Table(
     "frames",
     {
@@ -56,12 +66,19 @@ FRAMES: Final = Table(
         "binary": _STRING,
         "build_id": _STRING,
         "mapped": "Bool",
-        "functions": "Array(String)",
-        "system_names": "Array(String)",
-        "files": "Array(String)",
-        "lines": "Array(UInt32)",
-        "kinds": "Array(LowCardinality(String))",
-        "reasons": "Array(LowCardinality(String))",
+        **_FRAME_COLUMNS,
+        "nameable": "Bool",
+        "seen": "Date",
+    },
+)
+NAMES: Final = Table(
+    "names",
+    {
+        "id": "UInt64",
+        "build_id": _STRING,
+        "address": "UInt64",
+        **_FRAME_COLUMNS,
+        "version": "UInt64",
         "seen": "Date",
     },
 )
@@ -135,11 +152,17 @@ class Batch:
     stacks: dict[str, list[Any]] = field(default_factory=STACKS.columns)
     frames: dict[str, list[Any]] = field(default_factory=FRAMES.columns)
     windows: dict[str, list[Any]] = field(default_factory=WINDOWS.columns)
+    names: dict[Key, Location] = field(default_factory=dict)
     new_stacks: set[int] = field(default_factory=set)
     new_locations: set[int] = field(default_factory=set)
 
     def add(self, profile: Profile, push: tuple[str, str, int, str]) -> None:
-        """The rows of one window. `push` is agent, epoch, sequence and sha256 of what brought it."""
+        """The rows of one window. `push` is agent, epoch, sequence and sha256 of what brought it.
+
+        Only agents of our own name themselves. What an address means that came from another profiler is not known:
+        it may count from where the code was mapped or linked to, and is neither named by others nor names them.
+        """
+        ours = bool(push[0])
         start = profile.window.start_ns // 1_000_000_000
         host, event, hz = bounded(profile.host), bounded(profile.event), max(profile.hz, 1)
         location_ids: dict[int, int] = {}  # by id(): one profile shares the objects
@@ -150,7 +173,7 @@ class Batch:
                 continue
             stack = stack_ids.get(id(sample.stack))
             if stack is None:
-                stack = stack_ids[id(sample.stack)] = self._stack(sample.stack, location_ids)
+                stack = stack_ids[id(sample.stack)] = self._stack(sample.stack, location_ids, ours)
             values = (
                 start,
                 host,
@@ -187,12 +210,33 @@ class Batch:
         for name, value in row.items():
             self.windows[name].append(value)
 
-    def _stack(self, stack: tuple[Location, ...], location_ids: dict[int, int]) -> int:
+    def rename(self, location: Location) -> None:
+        """Shows the names of `location` wherever the same build id and address has poorer ones."""
+        key = key_of(location)
+        if key is None:
+            return
+        key = encodable(key[0]), key[1]
+        other = self.names.get(key)
+        if other is None or quality(location.frames) >= quality(other.frames):
+            self.names[key] = location
+
+    def name_rows(self, milliseconds: int) -> dict[str, list[Any]]:
+        """The rows of `names`, as of so many milliseconds since the epoch: of two rows the better one wins, or else
+        the later one."""
+        columns = NAMES.columns()
+        for key, location in self.names.items():
+            version = quality(location.frames) << 56 | milliseconds
+            row = (key_id(key), *key, *_frame_columns(location.frames), version, self.day)
+            for column, value in zip(columns.values(), row, strict=True):
+                column.append(value)
+        return columns
+
+    def _stack(self, stack: tuple[Location, ...], location_ids: dict[int, int], ours: bool) -> int:
         ids = array("Q")
         for location in stack:
             known = location_ids.get(id(location))
             if known is None:
-                known = location_ids[id(location)] = self._location(location)
+                known = location_ids[id(location)] = self._location(location, ours)
             ids.append(known)
         found = int.from_bytes(blake2b(ids.tobytes(), digest_size=8).digest(), "little")
         if found not in self.known.stacks and found not in self.new_stacks:
@@ -201,15 +245,17 @@ class Batch:
                 self.stacks[name].append(value)
         return found
 
-    def _location(self, location: Location) -> int:
+    def _location(self, location: Location, ours: bool) -> int:
         row = _location_row(location)
         # JSON in ASCII: distinct content gives distinct text, and the text is the same in every Python.
-        text = json.dumps(row, ensure_ascii=True, separators=(",", ":"))
+        text = json.dumps(row if ours else (*row, "theirs"), ensure_ascii=True, separators=(",", ":"))
         found = int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
         if found not in self.known.locations and found not in self.new_locations:
             self.new_locations.add(found)
-            for name, value in zip(self.frames, (found, *row, self.day), strict=True):
+            for name, value in zip(self.frames, (found, *row, ours, self.day), strict=True):
                 self.frames[name].append(value)
+            if ours and quality(location.frames) is Quality.DETAILED:
+                self.rename(location)
         return found
 
     def sent(self) -> None:
@@ -225,31 +271,52 @@ def _location_row(location: Location) -> tuple[Any, ...]:
         encodable(binary.path) if binary else "",
         encodable(binary.build_id) if binary else "",
         binary is not None,
-        [encodable(frame.function) for frame in location.frames],
-        [encodable(frame.system_name) for frame in location.frames],
-        [encodable(frame.file) for frame in location.frames],
-        [min(frame.line, 0xFFFFFFFF) for frame in location.frames],
-        [str(frame.kind) for frame in location.frames],
-        [str(frame.reason) if frame.reason else "" for frame in location.frames],
+        *_frame_columns(location.frames),
+    )
+
+
+def _frame_columns(frames: tuple[Frame, ...]) -> tuple[list[Any], ...]:
+    return (
+        [encodable(frame.function) for frame in frames],
+        [encodable(frame.system_name) for frame in frames],
+        [encodable(frame.file) for frame in frames],
+        [min(frame.line, 0xFFFFFFFF) for frame in frames],
+        [str(frame.kind) for frame in frames],
+        [str(frame.reason) if frame.reason else "" for frame in frames],
     )
 
 
 LOCATION_COLUMNS: Final = tuple(FRAMES.types)[:-1]
+NAMES_COLUMNS: Final = ("build_id", "address", *_FRAME_COLUMNS)
 
 
 def location_of(row: tuple[Any, ...]) -> Location:
     """The location that the values of LOCATION_COLUMNS stand for."""
-    _, address, path, build_id, mapped, functions, system_names, files, lines, kinds, reasons = row
-    return Location(
-        address,
-        Binary(path, build_id) if mapped else None,
-        tuple(
-            Frame(function, Kind(kind), system_name, file, line, Reason(reason) if reason else None)
-            for function, system_name, file, line, kind, reason in zip(
-                functions, system_names, files, lines, kinds, reasons, strict=True
-            )
-        ),
+    _, address, path, build_id, mapped, *columns, _ = row
+    return Location(address, Binary(path, build_id) if mapped else None, frames_of(*columns))
+
+
+def frames_of(
+    functions: list[str],
+    system_names: list[str],
+    files: list[str],
+    lines: list[int],
+    kinds: list[str],
+    reasons: list[str],
+) -> tuple[Frame, ...]:
+    """Frames from their columns, as they are in `frames` and `names`."""
+    return tuple(
+        Frame(function, Kind(kind), system_name, file, line, Reason(reason) if reason else None)
+        for function, system_name, file, line, kind, reason in zip(
+            functions, system_names, files, lines, kinds, reasons, strict=True
+        )
     )
+
+
+def key_id(key: Key) -> int:
+    """The id of a row of `names`."""
+    text = f"{key[1]:x} {encodable(key[0])}"
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def bounded(name: str) -> str:

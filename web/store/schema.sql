@@ -43,8 +43,9 @@ TTL seen + INTERVAL 30 DAY
 SETTINGS index_granularity = 1024, old_parts_lifetime = 60,
     fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1;
 
--- One row per location. The arrays run over its frames, inlined callees first. The address and build id
--- stay beside the names, so that names can be looked up again without touching a single sample.
+-- One row per location, with the names its sender had. The arrays run over its frames, inlined callees first. What is
+-- `nameable` came from an agent of ours, so that its address and build id mean the same as in `names`, below: better
+-- names are looked up there without touching a single sample.
 CREATE TABLE IF NOT EXISTS frames
 (
     id           UInt64,
@@ -58,9 +59,36 @@ CREATE TABLE IF NOT EXISTS frames
     lines        Array(UInt32) CODEC(ZSTD(1)),
     kinds        Array(LowCardinality(String)) CODEC(ZSTD(1)),
     reasons      Array(LowCardinality(String)) CODEC(ZSTD(1)),
+    nameable     Bool DEFAULT true CODEC(ZSTD(1)),
     seen         Date CODEC(ZSTD(1))
 )
 ENGINE = ReplacingMergeTree(seen)
+ORDER BY id
+TTL seen + INTERVAL 30 DAY
+SETTINGS index_granularity = 1024, old_parts_lifetime = 60,
+    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1;
+
+-- A store that is older than the column.
+ALTER TABLE frames ADD COLUMN IF NOT EXISTS nameable Bool DEFAULT true CODEC(ZSTD(1)) AFTER reasons;
+
+-- The best names that came for an address, whenever that was and from whatever host. They are shown for every
+-- location of the same build id and address that is `nameable` and tells less. `id` is a hash of those two; `version`
+-- has the quality of the names in its highest byte, and below that when they were written, in milliseconds.
+CREATE TABLE IF NOT EXISTS names
+(
+    id           UInt64,
+    build_id     LowCardinality(String) CODEC(ZSTD(1)),
+    address      UInt64 CODEC(ZSTD(1)),
+    functions    Array(String) CODEC(ZSTD(1)),
+    system_names Array(String) CODEC(ZSTD(1)),
+    files        Array(String) CODEC(ZSTD(1)),
+    lines        Array(UInt32) CODEC(ZSTD(1)),
+    kinds        Array(LowCardinality(String)) CODEC(ZSTD(1)),
+    reasons      Array(LowCardinality(String)) CODEC(ZSTD(1)),
+    version      UInt64 CODEC(ZSTD(1)),
+    seen         Date CODEC(ZSTD(1))
+)
+ENGINE = ReplacingMergeTree(version)
 ORDER BY id
 TTL seen + INTERVAL 30 DAY
 SETTINGS index_granularity = 1024, old_parts_lifetime = 60,

@@ -1,63 +1,21 @@
-"""Stacks out of the store: sums in SQL, then arrays; a StackTable for pictures, a Profile for exports.
-
-What a location stands for never changes, as its id is a hash of it: decoded locations are kept.
-"""
+"""Stacks out of the store: sums in SQL, then arrays; a StackTable for pictures, a Profile for exports."""
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from profiler.model import Sample, StackTable, bases, common_rate
+from profiler.model import NumberedFrames, Sample, StackTable, bases, common_rate
 from symbolizer.types import Frame, Kind, Location
-from web.store.rows import LOCATION_COLUMNS, location_of
+from web.store.locations import Locations
 from web.store.selection import Selection
 from web.store.store import Store, StoreUnavailable
 
-_CACHED_LOCATIONS: Final = 50_000
-_IDS_A_QUERY: Final = 5_000
-
 Ids = NDArray[np.uint64]
-
-
-class Locations:
-    """Locations by id, as the store knows them; the least recently used are forgotten first."""
-
-    def __init__(self, store: Store, limit: int = _CACHED_LOCATIONS) -> None:
-        self._store = store
-        self._limit = limit
-        self._lock = threading.Lock()
-        self._cache: OrderedDict[int, Location] = OrderedDict()
-
-    def get(self, ids: list[int]) -> list[Location]:
-        """The locations of `ids`, in their order."""
-        found: dict[int, Location] = {}
-        with self._lock:
-            for key in ids:
-                location = self._cache.get(key)
-                if location is not None:
-                    found[key] = location
-                    self._cache.move_to_end(key)
-        missing = [key for key in ids if key not in found]
-        for at in range(0, len(missing), _IDS_A_QUERY):
-            rows = self._store.rows(
-                f"SELECT {', '.join(LOCATION_COLUMNS)} FROM frames WHERE id IN {{ids:Array(UInt64)}} LIMIT 1 BY id",
-                {"ids": missing[at : at + _IDS_A_QUERY]},
-            )
-            for row in rows.rows:
-                found[row[0]] = location_of(row)
-        with self._lock:
-            for key in missing:
-                self._cache[key] = found[key]
-            while len(self._cache) > self._limit:
-                self._cache.popitem(last=False)
-        return [found[key] for key in ids]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,22 +97,11 @@ def fetch_groups(store: Store, selection: Selection, horizon: int, rates: Sequen
 
 def table_of(groups: list[Group], stacks: Stacks) -> StackTable:
     """Every group's stacks below its process's name, and its thread's where that differs."""
-    frames: list[Frame] = []
-    binaries: list[str] = []
-    known: dict[tuple[str, Kind, str], int] = {}
-
-    def number(frame: Frame, binary: str) -> int:
-        key = (frame.function, frame.kind, binary)
-        found = known.get(key)
-        if found is None:
-            found = known[key] = len(frames)
-            frames.append(frame)
-            binaries.append(binary)
-        return found
+    frames = NumberedFrames()
 
     # Each location's frames, root first.
     of_location = [
-        [number(frame, location.binary.path if location.binary else "") for frame in reversed(location.frames)]
+        [frames.number(frame, location.binary.path if location.binary else "") for frame in reversed(location.frames)]
         for location in stacks.locations
     ]
     location_offsets = csr(np.fromiter(map(len, of_location), np.int64, len(of_location)))
@@ -170,13 +117,13 @@ def table_of(groups: list[Group], stacks: Stacks) -> StackTable:
     parts: list[NDArray[np.int64]] = []
     lengths: list[NDArray[np.int64]] = []
     for group in groups:
-        names = np.array([number(Frame(name, kind), "") for name, kind in bases(group.process, group.thread)])
+        names = np.array([frames.number(Frame(name, kind), "") for name, kind in bases(group.process, group.thread)])
         inner, offsets = gather(flat, frame_offsets, stacks.rows_of(group.stacks))
         parts.append(np.insert(inner, np.repeat(offsets[:-1], len(names)), np.tile(names, len(group.stacks))))
         lengths.append(np.diff(offsets) + len(names))
     return StackTable(
-        frames,
-        binaries,
+        frames.frames,
+        frames.binaries,
         _joined(parts).astype(np.uint32),
         csr(_joined(lengths)),
         _joined([group.counts.astype(np.int64) for group in groups]),

@@ -21,6 +21,7 @@ from clickhouse_connect.driver._chdbclient import ChdbClient  # here, not at fir
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
+from web.store.renamed import Renamed
 from web.store.rowbinary import RowBinary
 
 DATABASE: Final = "pilotlight"
@@ -76,7 +77,8 @@ class Store:
     """A pool of clients on one database. Safe to use from any thread; each client serves one at a time.
 
     `horizon` is the newest batch that is whole. Every read of samples and windows is bounded by it, so
-    that samples and their accounting always belong together, also while a commit is under way.
+    that samples and their accounting always belong together, also while a commit is under way. `renamed` tells
+    readers which names they have are no longer the best.
     """
 
     def __init__(self, url: str) -> None:
@@ -86,6 +88,7 @@ class Store:
         """
         self.url = url
         self.horizon = 0
+        self.renamed = Renamed()
         self.directory: Path | None = directory_of(url)
         self._idle: queue.LifoQueue[Client] = queue.LifoQueue()
         self._clients: list[Client] = []

@@ -2,7 +2,8 @@
 
 A commit takes the next batch number N and writes, in this order:
 
-1. frames and stacks: named by the hash of their content, so writing them twice changes nothing;
+1. names, then frames and stacks: named by the hash of what they belong to or hold, so writing them twice
+   changes nothing;
 2. windows, marked N: from here on the batch is known to have begun;
 3. samples, marked N, and by materialized view series_1m;
 4. pushes, marked N, in one block of one partition, which the engine commits atomically: now the batch
@@ -21,6 +22,10 @@ batch is written: the stored rows are the only memory there is, so a retry an ho
 still not doubled. The same sequence with another hash is refused. A body without an identity is taken
 for a retry if the same bytes came within `ANONYMOUS_WINDOW_S`. The engine's own insert deduplication is
 off: it would swallow a batch that was undone and comes again with the same content.
+
+Better names that come by themselves (`Names`) take part in a commit and need no batch of their own: they have no
+samples, and a retry writes the same rows again. So do the names of windows that tell more than a function's name: they
+serve the same addresses in windows that are older, or come from hosts without debug information.
 """
 
 from __future__ import annotations
@@ -38,7 +43,8 @@ from enum import Enum
 from typing import Any, Final
 
 from profiler.model import Profile
-from web.store.rows import FRAMES, PUSHES, SAMPLES, STACKS, WINDOWS, Batch, Known, Table
+from symbolizer.types import Location
+from web.store.rows import FRAMES, NAMES, PUSHES, SAMPLES, STACKS, WINDOWS, Batch, Known, Table
 from web.store.store import Store, StoreUnavailable
 
 MAX_AGE_S: Final = 13 * 86400  # samples expire after 14 days
@@ -78,8 +84,19 @@ class Push:
         return self.agent, self.epoch, self.sequence
 
     @property
-    def samples(self) -> int:
+    def rows(self) -> int:
         return sum(len(profile.samples) for profile in self.profiles)
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Better names that came in one request; see profiler/better_names.py."""
+
+    locations: Sequence[Location]
+
+    @property
+    def rows(self) -> int:
+        return len(self.locations)
 
 
 @dataclass(slots=True)
@@ -94,6 +111,7 @@ class Figures:
     samples: int = 0
     stacks: int = 0
     locations: int = 0
+    names: int = 0
     commits: int = 0
     undone: int = 0
     commit_seconds: float = 0.0
@@ -101,12 +119,15 @@ class Figures:
 
 @dataclass(slots=True)
 class _Waiting:
-    push: Push
+    what: Push | Names
     done: Future[Written] = field(default_factory=Future)
 
 
+_Pushed = tuple[_Waiting, Push]
+
+
 class Writer:
-    """Takes pushes from any thread; commits them at most every `interval` seconds, or every `rows` samples."""
+    """Takes pushes and names from any thread; commits at most every `interval` seconds, or every `rows` samples."""
 
     def __init__(self, store: Store, interval: float = 1.0, rows: int = 15_000) -> None:
         """Undoes what an earlier process left unfinished, then starts the thread."""
@@ -115,7 +136,7 @@ class Writer:
         self._interval = interval
         self._rows = rows
         self._queue: queue.Queue[_Waiting | None] = queue.Queue(QUEUE_PUSHES)
-        self._queued_samples = 0
+        self._queued_rows = 0
         self._lock = threading.Lock()
         self._known = Known()
         self._unfinished = False
@@ -132,20 +153,20 @@ class Writer:
     def healthy(self) -> bool:
         return self._thread.is_alive() and not self._unfinished
 
-    def submit(self, push: Push) -> Future[Written]:
-        """Queue a push. The future's result comes after the commit; it raises Conflict or StoreUnavailable.
+    def submit(self, what: Push | Names) -> Future[Written]:
+        """Queue a push, or names. The future's result comes after the commit; it raises Conflict or StoreUnavailable.
 
         Raises Busy where the queue is full.
         """
-        waiting = _Waiting(push)
+        waiting = _Waiting(what)
         with self._lock:
-            if self._closed or self._queued_samples > QUEUE_SAMPLES:
+            if self._closed or self._queued_rows > QUEUE_SAMPLES:
                 raise Busy
             try:
                 self._queue.put_nowait(waiting)
             except queue.Full:
                 raise Busy from None
-            self._queued_samples += push.samples
+            self._queued_rows += what.rows
         return waiting.done
 
     def close(self) -> None:
@@ -164,10 +185,10 @@ class Writer:
             if first is None:
                 return
             group = [first]
-            samples = first.push.samples
+            rows = first.what.rows
             due = last + self._interval
             closing = False
-            while samples < self._rows:
+            while rows < self._rows:
                 try:
                     following = self._queue.get(timeout=max(0.0, due - time.monotonic()))
                 except queue.Empty:
@@ -176,11 +197,11 @@ class Writer:
                     closing = True
                     break
                 group.append(following)
-                samples += following.push.samples
+                rows += following.what.rows
             last = time.monotonic()
             self._commit(group)
             with self._lock:
-                self._queued_samples -= sum(waiting.push.samples for waiting in group)
+                self._queued_rows -= sum(waiting.what.rows for waiting in group)
             if closing:
                 return
 
@@ -189,26 +210,28 @@ class Writer:
         try:
             if self._unfinished:
                 self._undo()
-            fresh, repeated = self._sort(group)
-            if fresh:
-                self._write([waiting.push for waiting in fresh])
+            pushes = [(waiting, waiting.what) for waiting in group if isinstance(waiting.what, Push)]
+            names = [(waiting, waiting.what) for waiting in group if isinstance(waiting.what, Names)]
+            fresh, repeated = self._sort(pushes)
+            if fresh or names:
+                self._write([push for _, push in fresh], [named for _, named in names])
         except Exception as error:  # whatever it was, those who wait are told, and the thread goes on
             log.error("commit failed: %s", str(error).split("\n")[0])
-            self.figures.failed += len(group)
+            self.figures.failed += sum(isinstance(waiting.what, Push) for waiting in group)
             for waiting in group:
                 _fail(waiting, StoreUnavailable("the store cannot be written to at the moment"))
             return
         self.figures.commits += 1
         self.figures.commit_seconds += time.monotonic() - began
-        for waiting in fresh:
+        for waiting, _ in (*fresh, *names):
             _tell(waiting, Written.STORED)
-        for waiting in repeated:
+        for waiting, _ in repeated:
             _tell(waiting, Written.DUPLICATE)
 
-    def _sort(self, group: list[_Waiting]) -> tuple[list[_Waiting], list[_Waiting]]:
+    def _sort(self, group: list[_Pushed]) -> tuple[list[_Pushed], list[_Pushed]]:
         """What is to be stored, and what is stored already; conflicts are answered here."""
-        identified = {waiting.push.identity for waiting in group if waiting.push.agent}
-        anonymous = {waiting.push.sha256 for waiting in group if not waiting.push.agent}
+        identified = {push.identity for _, push in group if push.agent}
+        anonymous = {push.sha256 for _, push in group if not push.agent}
         hashes: dict[tuple[str, str, int], str] = {}
         bodies: set[str] = set()
         if identified:
@@ -233,10 +256,9 @@ class Writer:
                 },
             )
             bodies = {row[0] for row in found.rows}
-        fresh: list[_Waiting] = []
-        repeated: list[_Waiting] = []
-        for waiting in group:
-            push = waiting.push
+        fresh: list[_Pushed] = []
+        repeated: list[_Pushed] = []
+        for waiting, push in group:
             seen = push.identity in hashes if push.agent else push.sha256 in bodies
             if push.agent and hashes.setdefault(push.identity, push.sha256) != push.sha256:
                 self.figures.conflicts += 1
@@ -245,12 +267,12 @@ class Writer:
             bodies.add(push.sha256)
             if seen:
                 self.figures.duplicates += 1
-                repeated.append(waiting)
+                repeated.append((waiting, push))
             else:
-                fresh.append(waiting)
+                fresh.append((waiting, push))
         return fresh, repeated
 
-    def _write(self, pushes: list[Push]) -> None:
+    def _write(self, pushes: list[Push], names: list[Names]) -> None:
         now = datetime.now(UTC)
         self._known.start(now.date())
         batch = Batch(self._store.horizon + 1, now.date(), self._known)
@@ -260,6 +282,15 @@ class Writer:
                 batch.add(profile, (*push.identity, push.sha256))
             for name, value in zip(marks, (*push.identity, push.sha256, now, batch.number), strict=True):
                 marks[name].append(value)
+        for named in names:
+            for location in named.locations:
+                batch.rename(location)
+        if batch.names:
+            self._insert(NAMES, batch.name_rows(int(now.timestamp() * 1000)))
+            self._store.renamed.add(batch.names)
+            self.figures.names += len(batch.names)
+        if not pushes:
+            return
         self._insert(FRAMES, batch.frames)
         self._insert(STACKS, batch.stacks)
         batch.sent()

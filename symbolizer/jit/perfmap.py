@@ -1,13 +1,14 @@
 """Names of code compiled while a program runs, from the /tmp/perf-PID.map that its compiler writes.
 
 A line is "START SIZE NAME", numbers in hex (Linux: tools/perf/Documentation/jit-interface.txt).
-Compilers append to the file as they go, and reuse memory: of entries that overlap the newest holds.
+Compilers append to the file as they go, and reuse memory: of entries that overlap the newest holds. Some, the JVM for
+one, write the whole file anew when asked to, in place. An entry says nothing of when: what is in the file at the end of
+a window is what its samples are named by.
 """
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,16 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from symbolizer.files import read_at
-from symbolizer.names import clean_name
+from symbolizer.jit.names import jit_frames
+from symbolizer.jit.overlaps import newest_wins
 from symbolizer.symbols import PackedStrings
-from symbolizer.types import Frame, Kind
+from symbolizer.types import Frame
 
 MAX_BYTES = 64 << 20
+MAX_ENTRIES = 1_000_000
 _PIECE = 4 << 20
 _MAX_PARTS = 128
 _MAX_DIGITS = 16
-_MAX_STEPS_BACK = 256
-_PYTHON = re.compile(r"py::(.+?):(.*)", re.DOTALL)
+_FINGERPRINT = 4096
+_NONE = newest_wins(np.empty(0, np.uint64), np.empty(0, np.uint64))
 
 # The value of a hex digit; 255 for all other bytes.
 _DIGIT = np.full(256, 255, np.uint8)
@@ -52,44 +55,50 @@ class Entries:
 
 
 class PerfMap:
-    """The perf map of one process, read on as it grows."""
+    """The perf map of one process, read on as it grows. Entries are numbered in the order of the file."""
 
     def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
         self.malformed = 0
         self._identity = (0, 0)
         self._version = (-1, -1)
+        self._fingerprint = b""
         self._parts: list[tuple[Entries, PackedStrings]] = []
         self._size = 0
-        self._start = np.empty(0, np.uint64)
-        self._end = np.empty(0, np.uint64)
-        self._furthest = np.empty(0, np.uint64)
-        self._age = np.empty(0, np.int64)
+        self._owners = _NONE
 
     def __len__(self) -> int:
-        return len(self._start)
+        return sum(len(entries.start) for entries, _ in self._parts)
 
     @property
     def nbytes(self) -> int:
-        arrays = self._start.nbytes * 4 + sum(entries.name.nbytes for entries, _ in self._parts)
-        return arrays + sum(strings.nbytes for _, strings in self._parts)
+        return self._owners.nbytes + sum(entries.start.nbytes * 3 + strings.nbytes for entries, strings in self._parts)
 
     def refresh(self, handle: int) -> bool:
-        """Reads what is new in the file; says whether anything was. Raises OSError, PerfMapError.
+        """Reads what is new in the file; False where numbers of entries given before hold no more.
 
-        A file that is another one than last time, or was cut, is read from its start.
+        A file that is another one than last time, or was cut or written anew, is read from its start. Raises OSError,
+        PerfMapError.
         """
         status = os.fstat(handle)
         identity, version = (status.st_dev, status.st_ino), (status.st_size, status.st_mtime_ns)
         if identity == self._identity and version == self._version:
-            return False
+            return True
         if status.st_size > MAX_BYTES:
             raise PerfMapError(f"larger than {MAX_BYTES >> 20} MB")
-        # After many small additions all is read again, so that the parts do not become too many.
-        many = len(self._parts) > _MAX_PARTS
-        if identity != self._identity or status.st_size < self._version[0] or many:
-            self._parts, self._size, self.malformed = [], 0, 0
+        holds = True
+        anew = identity != self._identity or status.st_size < self._version[0]
+        if anew or _ends(handle, self._size) != self._fingerprint:
+            holds = not self._parts
+            self.clear()
         elif self._parts and self._parts[-1][0].size == 0:
+            holds = False
             self._parts.pop()  # an unfinished last line
+        if len(self._parts) > _MAX_PARTS:
+            # After many small additions all is read again, so that the parts do not become too many.
+            self._parts, self._size, self.malformed = [], 0, 0
         self._identity, self._version = identity, version
         for text, whole in _pieces(handle, self._size):
             entries, names = parse_perf_map(text)
@@ -98,49 +107,32 @@ class PerfMap:
             self._parts.append((entries, PackedStrings([names], b"\n")))
             self._size += entries.size
             self.malformed += entries.malformed
-        self._sort()
-        return True
-
-    def _sort(self) -> None:
+            if len(self) > MAX_ENTRIES:
+                self.clear()
+                raise PerfMapError(f"more than {MAX_ENTRIES:,} entries")
+        self._fingerprint = _ends(handle, self._size)
         start = np.concatenate([np.empty(0, np.uint64), *(entries.start for entries, _ in self._parts)])
         end = np.concatenate([np.empty(0, np.uint64), *(entries.end for entries, _ in self._parts)])
-        age = np.lexsort((np.arange(len(start)), start))
-        start, end = start[age], end[age]
-        newest = np.append(start[1:] != start[:-1], True) if len(start) else np.empty(0, bool)
-        self._start, self._end, self._age = start[newest], end[newest], age[newest]
-        self._furthest = np.maximum.accumulate(self._end)
+        self._owners = newest_wins(start, end)
+        return holds
 
     def find(self, addresses: NDArray[np.uint64]) -> list[int]:
         """For each address the number of the newest entry that holds it, or -1."""
-        if not len(self):
-            return [-1] * len(addresses)
-        last = (np.searchsorted(self._start, addresses, "right") - 1).tolist()
-        return [self._newest(i, address) for i, address in zip(last, addresses.tolist(), strict=True)]
+        return self._owners.find(addresses)
 
-    def _newest(self, i: int, address: int) -> int:
-        best, age = -1, -1
-        for j in range(i, max(i - _MAX_STEPS_BACK, -1), -1):
-            if address >= self._furthest[j]:
-                break
-            if address < self._end[j] and self._age[j] > age:
-                best, age = int(self._age[j]), int(self._age[j])
-        return best
-
-    def frame(self, number: int) -> Frame:
-        """The function of entry `number`, as find() gave it."""
+    def frames(self, number: int) -> tuple[Frame, ...]:
+        """The function of entry `number`, as find() gave it, behind those inlined into it."""
         for entries, strings in self._parts:
             if number < len(entries.start):
-                return jit_frame(strings.at(int(entries.name[number])))
+                return jit_frames(strings.at(int(entries.name[number])))
             number -= len(entries.start)
         raise IndexError(number)
 
 
-def jit_frame(name: bytes) -> Frame:
-    """The frame for a perf map's name: CPython's "py::function:file" is taken apart, all else kept."""
-    text = clean_name(name)
-    if match := _PYTHON.fullmatch(text):
-        return Frame(match[1], Kind.PYTHON, file=match[2])
-    return Frame(text, Kind.JIT)
+def _ends(handle: int, size: int) -> bytes:
+    """What the first `size` bytes of a file begin and end with: other bytes where it was written anew."""
+    some = min(size, _FINGERPRINT)
+    return read_at(handle, 0, some) + read_at(handle, size - some, some)
 
 
 def _pieces(handle: int, offset: int) -> Iterator[tuple[bytes, bool]]:

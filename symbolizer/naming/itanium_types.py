@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from symbolizer.itanium_reader import FailedError, Node, Reader, listed
+from symbolizer.naming.itanium_reader import FailedError, Node, Reader, listed
 
 _BUILTIN = {
     "v": "void", "w": "wchar_t", "b": "bool", "c": "char", "a": "signed char", "h": "unsigned char",

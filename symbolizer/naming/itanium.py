@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 
-from symbolizer.itanium_expressions import OPERATORS, Expressions
-from symbolizer.itanium_reader import FailedError, Node
-from symbolizer.itanium_types import STANDARD_BASE
+from symbolizer.naming.itanium_expressions import OPERATORS, Expressions
+from symbolizer.naming.itanium_reader import FailedError, Node
+from symbolizer.naming.itanium_types import STANDARD_BASE
 
 _SPECIAL = {
     "TV": "vtable for ", "TT": "VTT for ", "TI": "typeinfo for ", "TS": "typeinfo name for ",

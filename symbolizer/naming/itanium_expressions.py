@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from symbolizer.itanium_reader import FailedError, Node, listed
-from symbolizer.itanium_types import Types
+from symbolizer.naming.itanium_reader import FailedError, Node, listed
+from symbolizer.naming.itanium_types import Types
 
 OPERATORS = {
     "nw": "new", "na": "new[]", "dl": "delete", "da": "delete[]", "ps": "+", "ng": "-", "ad": "&", "de": "*",
