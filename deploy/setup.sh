@@ -18,6 +18,12 @@ clang-format clang-format
 gcc gcc
 strip binutils
 gdb gdb
+debuginfod debuginfod
+debuginfod-find debuginfod
+dwz dwz
+llvm-symbolizer llvm
+xz xz-utils
+openssl openssl
 /usr/include/stdio.h libc6-dev
 g++ g++
 git git
