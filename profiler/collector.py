@@ -139,10 +139,9 @@ class Collector:
         better, self._better = self._better + self._symbolizer.improved(), []
         return better
 
-    def settle(self, seconds: float) -> None:
-        """Waits until all symbol files that were asked for are there, at most `seconds`."""
-        if self._symfiles is not None:
-            self._symfiles.settle(seconds)
+    def settle(self, seconds: float) -> bool:
+        """Waits until all symbol files that were asked for are there, at most `seconds`; whether they are."""
+        return self._symfiles is None or self._symfiles.settle(seconds)
 
     def losses(self) -> str:
         """What was lost on the way since the last call, in sentences; "" where nothing was."""

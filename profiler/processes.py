@@ -20,7 +20,10 @@ from symbolizer.types import Mapping
 
 _PIDS = struct.Struct("=II")
 _FORK = struct.Struct("=IIII")  # pid, ppid, tid, ptid
-_MAPS_LINE = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) ..x. ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+) *(.*)$", re.M)
+_MAPS_LINE = re.compile(
+    rb"^([0-9a-f]{1,16})-([0-9a-f]{1,16}) ..x. ([0-9a-f]{1,16}) ([0-9a-f]{1,3}):([0-9a-f]{1,5}) (\d{1,20})(?: +(.*))?$",
+    re.M,
+)
 _OCTAL = re.compile(rb"\\(0[0-7]{2}|134)")
 _LARGEST_MAPS = 8 << 20
 
@@ -276,7 +279,11 @@ class Processes:
 def read_maps(pid: int) -> list[Mapping]:
     """The executable mappings of /proc/PID/maps (proc_pid_maps(5)), by address. Raises OSError."""
     with open(f"/proc/{pid}/maps", "rb") as file:
-        text = file.read(_LARGEST_MAPS)
+        return parse_maps(file.read(_LARGEST_MAPS))
+
+
+def parse_maps(text: bytes) -> list[Mapping]:
+    """As read_maps(). Lines that are not of its form are left out."""
     return [
         Mapping(
             int(start, 16),

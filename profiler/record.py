@@ -27,6 +27,8 @@ from profiler.symbols import Symbols
 INTERRUPTED = 130
 _STEP_SECONDS = 1.0
 _LONGEST_WAIT = 30.0  # for debug information to be read
+_SILENT_WAIT = 2.0
+_LOOK_SECONDS = 0.1
 _MERGE_EVERY = 30
 
 
@@ -76,19 +78,22 @@ def run_record(options: RecordOptions) -> int:
         if command:
             command.release()
         profile = _collect(collector, options, command, stop)
-        collector.settle(_LONGEST_WAIT)
+        interrupted = stop.is_set()
+        if interrupted and command:
+            command.stop()
+        _await_names(collector, stop)
+        if stop.is_set() and command:
+            command.stop()
         profile = renamed(profile, collector.better_names())
     finally:
         collector.close()
-    if stop.is_set() and command:
-        command.stop()
     written = all([_write(output, profile) for output in options.outputs])
     print("\n".join(filter(None, [summary(profile), collector.losses()])), file=sys.stderr)
     if not written:
         return 1
     if command:
         return command.exit_code()
-    return INTERRUPTED if stop.is_set() else 0
+    return INTERRUPTED if interrupted else 0
 
 
 def _collect(
@@ -114,6 +119,23 @@ def _collect(
                 profiles = [merge(profiles)]
             show(profiles)
     return merge(profiles)
+
+
+def _await_names(collector: Collector, stop: threading.Event) -> None:
+    """Waits until the debug information of what was recorded has been read, or for another interrupt."""
+    stop.clear()
+    began = time.monotonic()
+    told = False
+    while not collector.settle(_LOOK_SECONDS) and not stop.is_set():
+        waited = time.monotonic() - began
+        if waited >= _LONGEST_WAIT:
+            return
+        if waited >= _SILENT_WAIT and not told:
+            told = True
+            print(
+                f"Debug information is being read, for {_LONGEST_WAIT:.0f} s at most; an interrupt (Ctrl-C) ends that.",
+                file=sys.stderr,
+            )
 
 
 def check_outputs(outputs: Sequence[Output]) -> None:

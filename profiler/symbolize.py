@@ -1,9 +1,19 @@
-"""`pilotlight symbolize`: names for addresses of a file or of a running process, as addr2line(1) gives them."""
+"""`pilotlight symbolize`: names for addresses of a file or of a running process, as addr2line(1) gives them.
+
+What is printed is what GNU addr2line prints for the same options (binutils/addr2line.c), but for this: names are
+readable ones unless asked otherwise; without the inlined callers the function is the one that the line belongs to,
+where addr2line has the outer one's name beside the inner one's line for C++; there are no discriminators; and a file is
+not guessed from where a symbol stands in the symbol table. Of a process, which addr2line knows nothing of, the reason
+stands where a function has no name; of a file it is in the JSON.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
+import re
 import sys
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -12,14 +22,18 @@ from typing import Any
 
 from profiler.processes import read_maps
 from symbolizer.debuginfo.symfiles import SymFiles
+from symbolizer.files import NotRegularError, open_link
+from symbolizer.names import clean_name
 from symbolizer.naming.short_names import short_name
 from symbolizer.symbolizer import Symbolizer
-from symbolizer.types import Frame, Location, Mapping, Reason
+from symbolizer.types import Frame, Kind, Location, Mapping, Reason
 
 _PIECE = 1 << 16
-_MOST_ADDRESS = 1 << 64
+_ADDRESS = re.compile(r"\s*(?:0[xX])?([0-9a-fA-F]{1,16})(?:\s|$)", re.ASCII)
 _LONGEST_WAIT = 120.0
 _KERNEL_FROM = 1 << 63
+_LONGEST_SHOWN = 40
+_NOTHING = Frame("??", Kind.UNKNOWN, reason=Reason.NO_MAPPING)
 
 
 class SymbolizeError(Exception):
@@ -45,117 +59,138 @@ class SymbolizeOptions:
 
 
 def run_symbolize(options: SymbolizeOptions, symfiles: SymFiles | None) -> int:
-    """Prints a name for each address, in their order; returns the exit code. Raises SymbolizeError."""
+    """Prints a name for each address, in their order; returns the exit code. Raises SymbolizeError, once all the others
+    are answered also where something given was no address."""
     symbolizer = Symbolizer(symfiles)
     locate = _of_process(symbolizer, symfiles, options.pid) if options.pid else _of_file(symbolizer, options.elf)
     show = _as_json if options.json else _as_text
-    for texts in [list(options.addresses)] if options.addresses else _lines(sys.stdin.fileno()):
+    strange: list[str] = []
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    for texts in [list(options.addresses)] if options.addresses else _lines():
         addresses = [parse_address(text) for text in texts]
         known = iter(locate([address for address in addresses if address is not None]))
         for text, address in zip(texts, addresses, strict=True):
-            print(show(text, next(known) if address is not None else None, options))
+            print(show(text, address, next(known) if address is not None else None, options))
+            if address is None and text.strip() and not strange:
+                strange.append(text.strip()[:_LONGEST_SHOWN])
         sys.stdout.flush()
+    if strange:
+        raise SymbolizeError(f"'{clean_name(strange[0])}' is no hexadecimal address.")
     return 0
 
 
 def parse_address(text: str) -> int | None:
-    """A hexadecimal address, with or without 0x; None for what is none."""
-    try:
-        address = int(text, 16)
-    except ValueError:
-        return None
-    return address if 0 <= address < _MOST_ADDRESS else None
+    """The hexadecimal address, with or without 0x, that a text begins with, as a word; None where there is none."""
+    found = _ADDRESS.match(text)
+    return int(found[1], 16) if found else None
 
 
-def _lines(descriptor: int) -> Iterator[list[str]]:
-    """Whole lines as they come in, all there are at a time: a program at the other end may wait for each answer."""
+def _lines() -> Iterator[list[str]]:
+    """Whole lines of stdin as they come in, all there are at a time: a program at the other end may wait for each
+    answer. What is longer than any address needs is cut off. Raises SymbolizeError."""
     rest = b""
-    while data := os.read(descriptor, _PIECE):
-        *lines, rest = (rest + data).split(b"\n")
-        yield [line.decode(errors="replace").strip() for line in lines]
+    try:
+        while data := os.read(0, _PIECE):
+            *lines, rest = (rest + data).split(b"\n")
+            rest = rest[:_PIECE]
+            yield [line.decode(errors="replace") for line in lines]
+    except OSError as error:
+        raise SymbolizeError(f"No addresses can be read from stdin ({error.strerror}).") from error
     if rest:
-        yield [rest.decode(errors="replace").strip()]
+        yield [rest.decode(errors="replace")]
 
 
 def _of_file(symbolizer: Symbolizer, path: str) -> Callable[[Sequence[int]], list[Location]]:
+    real = os.path.realpath(path)
     try:
-        with open(path, "rb"):
-            pass
+        os.close(open_link(path))
+        if not os.path.samefile(path, real):  # a link of /proc
+            raise SymbolizeError(f"{path} leads to a file that has no path here; ask for its process by --pid.")
+    except NotRegularError as error:
+        raise SymbolizeError(f"{path} cannot be read (it is not a regular file).") from error
     except OSError as error:
-        raise SymbolizeError(f"{path} cannot be read ({error.strerror}).") from error
-    (probe,) = symbolizer.file(path, [0], _LONGEST_WAIT)
+        raise SymbolizeError(f"{path or 'A file without a name'} cannot be read ({error.strerror}).") from error
+    (probe,) = symbolizer.file(real, [0], _LONGEST_WAIT)
     if probe.frames[0].reason in (Reason.FILE_MISSING, Reason.UNREADABLE_FILE):
-        raise SymbolizeError(f"There is nothing to be named in {path}: {probe.frames[0].function.strip('[]')}.")
-    return lambda addresses: symbolizer.file(path, addresses, _LONGEST_WAIT)
+        why = probe.frames[0].function.strip("[]").rpartition(": ")[2]
+        raise SymbolizeError(f"There are no names in {path}: {why}.")
+    return lambda addresses: symbolizer.file(real, addresses, _LONGEST_WAIT)
 
 
 def _of_process(
     symbolizer: Symbolizer, symfiles: SymFiles | None, pid: int
 ) -> Callable[[Sequence[int]], list[Location]]:
+    """Mappings are read anew for each answer: the process runs on. Once it is gone, those it had last count."""
     try:
         mappings = read_maps(pid)
     except OSError as error:
-        why = (
-            "there is no such process" if isinstance(error, FileNotFoundError | ProcessLookupError) else error.strerror
-        )
+        missing = isinstance(error, FileNotFoundError | ProcessLookupError)
+        why = "there is no such process" if missing else error.strerror
         raise SymbolizeError(f"The mappings of process {pid} cannot be read: {why}.") from error
-    starts = [mapping.start for mapping in mappings]
-
-    def mapping_of(address: int) -> Mapping | None:
-        at = bisect_right(starts, address) - 1
-        return mappings[at] if at >= 0 and address < mappings[at].end else None
 
     def locate(addresses: Sequence[int]) -> list[Location]:
+        nonlocal mappings
+        with contextlib.suppress(OSError):
+            mappings = read_maps(pid) or mappings
+        starts = [mapping.start for mapping in mappings]
+
+        def mapping_of(address: int) -> Mapping | None:
+            at = bisect_right(starts, address) - 1
+            return mappings[at] if at >= 0 and address < mappings[at].end else None
+
         kernel = [address for address in addresses if address >= _KERNEL_FROM]
         user = [(address, mapping_of(address)) for address in addresses if address < _KERNEL_FROM]
         symbolizer.user(pid, user)
-        if symfiles is not None:
-            symfiles.settle(_LONGEST_WAIT)
+        symbolizer.kernel(kernel)
+        if symfiles is not None and symfiles.settle(_LONGEST_WAIT):
             symbolizer.improved()
-        of_kernel, of_user = iter(symbolizer.kernel(kernel) if kernel else ()), iter(symbolizer.user(pid, user))
+        of_kernel, of_user = iter(symbolizer.kernel(kernel)), iter(symbolizer.user(pid, user))
         return [next(of_kernel if address >= _KERNEL_FROM else of_user) for address in addresses]
 
     return locate
 
 
-def _as_text(text: str, location: Location | None, options: SymbolizeOptions) -> str:
-    if location is None:
-        return f"{text}: not a hexadecimal address" if options.show_addresses or options.pretty else "??:0"
-    frames = location.frames if options.inlines else location.frames[:1]
-    lines = []
-    if options.show_addresses and not options.pretty:
-        lines.append(f"0x{parse_address(text):016x}")
-    for position, frame in enumerate(frames):
-        place = _place(frame, options)
-        if options.pretty:
-            before = f"0x{parse_address(text):016x}: " if options.show_addresses and not position else ""
-            before = " (inlined by) " if position else before
-            lines.append(f"{before}{_function(frame, options)} at {place}" if options.functions else before + place)
+def _as_text(_: str, address: int | None, location: Location | None, options: SymbolizeOptions) -> str:
+    frames = location.frames if location is not None else (_NOTHING,)
+    shown_address = f"0x{address or 0:016x}"
+    lines = [shown_address] if options.show_addresses and not options.pretty else []
+    for position, frame in enumerate(frames if options.inlines else frames[:1]):
+        function, place = _function(frame, options), _place(frame, options)
+        if not options.pretty:
+            lines += [function, place] if options.functions else [place]
             continue
-        if options.functions:
-            lines.append(_function(frame, options))
-        lines.append(place)
+        before = " (inlined by) " if position else f"{shown_address}: " if options.show_addresses else ""
+        at = " " if _is_nowhere(frame) else " at "
+        lines.append(before + (function + at if options.functions else "") + place)
     return "\n".join(lines)
 
 
 def _function(frame: Frame, options: SymbolizeOptions) -> str:
+    if frame.reason is not None and options.elf:
+        return "??"
     if not options.demangle and frame.system_name:
         return frame.system_name
     return short_name(frame.function) if options.short else frame.function
 
 
+def _is_nowhere(frame: Frame) -> bool:
+    return frame.reason is not None and not frame.file
+
+
 def _place(frame: Frame, options: SymbolizeOptions) -> str:
     file = os.path.basename(frame.file) if options.base_names else frame.file
-    return f"{file or '??'}:{frame.line or ('?' if file else 0)}"
+    return f"{file or '??'}:{frame.line or (0 if _is_nowhere(frame) else '?')}"
 
 
-def _as_json(text: str, location: Location | None, options: SymbolizeOptions) -> str:
-    if location is None:
-        return json.dumps({"address": text, "error": "not a hexadecimal address", "frames": []})
-    found: dict[str, Any] = {"address": f"0x{parse_address(text):x}"}
+def _as_json(text: str, address: int | None, location: Location | None, options: SymbolizeOptions) -> str:
+    if address is None or location is None:
+        return json.dumps({"address": text.strip(), "error": "not a hexadecimal address", "frames": []})
+    found: dict[str, Any] = {"address": f"0x{address:x}"}
     if location.binary:
         found["binary"] = {"path": location.binary.path, "build_id": location.binary.build_id}
-        found["offset"] = f"0x{location.address:x}"
+        if options.pid:
+            found["offset"] = f"0x{location.address:x}"
     found["frames"] = [_frame_object(frame) for frame in location.frames]
     return json.dumps(found)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
+from weakref import ReferenceType, ref
 
 from symbolizer.elf import Elf, ElfError, Loads, virtual_addresses
 from symbolizer.elf_symbols import read_symbols
@@ -37,12 +38,18 @@ class Code:
     unknown: Frame | None = None
     loads: Loads = ()
     table: SymbolTable | None = None
-    symfile: SymFile | None = None
     functions: tuple[Addresses, Addresses] | None = None
     ask_again: float = 0.0
-    """When to ask for a symbol file next, by time.monotonic()."""
+    """Not to ask for a symbol file before, by time.monotonic()."""
     locations: dict[int, Location] = field(default_factory=dict)
-    _frames: dict[int | tuple[SourceFrame, ...], Frames] = field(default_factory=dict)
+    _symfile: ReferenceType[SymFile] | None = None
+    _frames: dict[int, Frames] = field(default_factory=dict)
+    """By symbol of `table`, or by node of the symbol file where there is one."""
+
+    @property
+    def symfile(self) -> SymFile | None:
+        """Its symbol file for as long as SymFiles has that open: how many are is for SymFiles to bound."""
+        return self._symfile() if self._symfile is not None else None
 
     @property
     def forgotten(self) -> bool:
@@ -64,6 +71,7 @@ class Code:
     def load(self, elf: Elf) -> None:
         """Reads the binary's own symbols. Where there are none, or damaged ones, it is unknown from now on."""
         self.loads = elf.loads
+        self._frames = {}  # a file with the same code may have other symbols, or in another order
         try:
             table = read_symbols(elf)
         except ElfError as error:
@@ -79,7 +87,7 @@ class Code:
     def improve(self, symfile: SymFile) -> list[Location]:
         """Takes names from a symbol file from now on; returns the locations that it names better."""
         before = self.locations
-        self.symfile, self.table, self.unknown = symfile, None, None
+        self._symfile, self.table, self.unknown = ref(symfile), None, None
         self.forget_locations()
         self.name(sorted(before))
         return [
@@ -102,8 +110,9 @@ class Code:
 
     def frames_at(self, addresses: Sequence[int]) -> list[Frames]:
         """The frames of virtual addresses, as in Location; the binary's names must not be forgotten."""
-        if self.symfile is not None:
-            found = [self._of_source(source) for source in self.symfile.lookup(addresses)]
+        symfile = self.symfile
+        if symfile is not None:
+            found = self._of_symfile(symfile, addresses)
         elif self.table is not None:
             found = [self._of_symbol(symbol) for symbol in self.table.find(addresses)]
             self.table.strings.close()
@@ -136,15 +145,17 @@ class Code:
             frames = self._frames[symbol] = (Frame(function, self.kind, system),)
         return frames
 
-    def _of_source(self, source: tuple[SourceFrame, ...]) -> Frames:
-        frames = self._frames.get(source)
-        if frames is None:
+    def _of_symfile(self, symfile: SymFile, addresses: Sequence[int]) -> list[Frames]:
+        nodes = symfile.nodes(addresses)
+        known = self._frames
+        for node, source in symfile.frames(set(nodes) - known.keys()).items():
             kinds = [Kind.INLINED] * (len(source) - 1) + [self.kind]
-            frames = self._frames[source] = tuple(map(_frame, source, kinds)) if source else ()
-        return frames
+            known[node] = tuple(map(source_frame, source, kinds)) if source else ()
+        return [known[node] for node in nodes]
 
 
-def _frame(source: SourceFrame, kind: Kind) -> Frame:
+def source_frame(source: SourceFrame, kind: Kind) -> Frame:
+    """The frame for a function of a symbol file."""
     if not source.function:
         nameless = unknown(Reason.NO_SYMBOLS, detail="function without a name")
         return replace(nameless, file=source.file, line=source.line)

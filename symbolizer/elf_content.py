@@ -21,6 +21,7 @@ _GNU_ZLIB = b"ZLIB"
 _MAX_LINK = 4096 + 64  # a path and a build id
 _PIECE = 1 << 20
 _XZ_MEMORY = 128 << 20  # more than any preset of xz takes
+_MOST_DEFLATED = 1032  # bytes that one byte can stand for (zlib's technical details, "Maximum Compression Factor")
 
 
 def section_content(elf: Elf, section: Section, most: int) -> bytes:
@@ -36,16 +37,36 @@ def section_content(elf: Elf, section: Section, most: int) -> bytes:
     data = elf.read(section.offset, section.size)
     if len(data) < section.size:
         raise ElfError("a section is cut short")
+    claims = _compression(elf, section, data)
+    return data if claims is None else _decompressed(data[claims[0] :], *claims[1:], most)
+
+
+def check_compression(elf: Elf, section: Section, most: int) -> None:
+    """Raises ElfError where a section claims to decompress to more than `most` bytes, or to more than it can: for
+    libraries that take as much memory as it claims."""
+    claims = None if section.kind == "SHT_NOBITS" else _compression(elf, section, elf.read(section.offset, 24))
+    if claims is None:
+        return
+    header, kind, size = claims
+    if size > most:
+        raise ElfError(f"a section takes {size} bytes, more than {most}")
+    if kind == _ZLIB and size > (section.size - header) * _MOST_DEFLATED:
+        raise ElfError("a compressed section is damaged")
+
+
+def _compression(elf: Elf, section: Section, data: bytes) -> tuple[int, int | str, int] | None:
+    """How the section that begins with `data` is compressed: bytes of the header, in which way, and how many bytes it
+    claims to be decompressed. None where it is not. Raises ElfError where it is cut short."""
     if section.compressed:
         header = elf.structs.Elf_Chdr
         if len(data) < header.sizeof():
             raise ElfError("a compressed section is cut short")
         claims = struct_parse(header, BytesIO(data))
         kind = _ZLIB if claims["ch_type"] == "ELFCOMPRESS_ZLIB" else claims["ch_type"]
-        return _decompressed(data[header.sizeof() :], kind, claims["ch_size"], most)
+        return header.sizeof(), kind, claims["ch_size"]
     if data.startswith(_GNU_ZLIB) and len(data) >= 12 and elf.section_name(section).startswith(b".zdebug_"):
-        return _decompressed(data[12:], _ZLIB, int.from_bytes(data[4:12], "big"), most)
-    return data
+        return 12, _ZLIB, int.from_bytes(data[4:12], "big")
+    return None
 
 
 @dataclass(frozen=True, slots=True)

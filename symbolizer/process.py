@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from types import TracebackType
 
 from symbolizer.files import open_root
 
-_INNER_PID = re.compile(rb"^NSpid:.*?(\d+)$", re.MULTILINE)
+_INNER_PID = re.compile(rb"^NSpid:.*?(\d{1,10})$", re.MULTILINE)
 _MEMORY = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) ..(.). \S+ \S+ 0(?: +(\[.+\]))? *$", re.MULTILINE)
 _LARGEST_MAPS = 8 << 20
-_USERS = re.compile(rb"^Uid:\s+(.+)$", re.MULTILINE)
+_USERS = re.compile(rb"^Uid:((?:\s+\d{1,10}){4})$", re.MULTILINE)
 
 
 class Process:
@@ -76,6 +77,16 @@ class Process:
             if name and executable == b"x":
                 found.append((start, end, os.fsdecode(name)))
         return found
+
+    def started(self) -> float:
+        """When the process started, in seconds as time.time() has them; 0 where that is unknown (proc_pid_stat(5))."""
+        try:
+            with open(f"{self.proc}/{self.pid}/stat", "rb", buffering=0) as file:
+                ticks = int(file.read().rpartition(b")")[2].split()[19])
+        except (OSError, IndexError, ValueError):
+            return 0.0
+        since_boot = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+        return time.time() - since_boot
 
     def own_root(self) -> int | None:
         """A descriptor of the process's root directory, or None where it is gone or refused."""

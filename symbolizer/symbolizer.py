@@ -3,7 +3,7 @@
 What is remembered, and how it is bounded:
 - symbol tables, and apart from them perf maps: `cache_bytes` each, the least recently used dropped
   first (the newest stays however large it is; elf.py and perfmap.py bound a single one); symbol files
-  are mapped, so that only what is looked at takes memory;
+  are mapped, so that only what is looked at takes memory, and are given up when SymFiles gives them up;
 - Locations: MAX_LOCATIONS, the least recently used binary's dropped first, and as many of the kernel;
 - binaries: MAX_BINARIES;
 - which binary a process's mapping shows, and what could not be opened: MAX_ANSWERS; a failure, and what
@@ -23,6 +23,7 @@ import numpy as np
 
 from symbolizer.cachefolder import owned_id, unique_id
 from symbolizer.code import Code
+from symbolizer.debuginfo.files import is_likely
 from symbolizer.elf import Elf, ElfError, read_elf
 from symbolizer.files import read_at, version
 from symbolizer.identity import code_identity
@@ -42,7 +43,7 @@ MAX_LOCATIONS = 50_000
 MAX_BINARIES = 4_096
 MAX_ANSWERS = 8_192
 RETRY_SECONDS = 60.0
-ASK_AGAIN_SECONDS = 3600.0
+LOOK_AGAIN_SECONDS = 3600.0
 
 _NO_MAPPING = unknown(Reason.NO_MAPPING)
 _PROCESS_GONE = unknown(Reason.PROCESS_GONE)
@@ -124,7 +125,8 @@ class Symbolizer:
                     continue
                 base = mapping.start - mapping.offset
                 known = code.locations
-                if missing := {o for i in positions if (o := queries[i][0] - base) not in known}:
+                missing = {o for i in positions if (o := queries[i][0] - base) not in known}
+                if missing or self._is_time_to_ask(code):
                     known = self._named(code, process, mapping, sorted(missing))
                 for i in positions:
                     located[i] = known[queries[i][0] - base]
@@ -236,8 +238,7 @@ class Symbolizer:
         """The code of an ELF file, the same for the same build id, owner and content. Raises ElfError, OSError,
         UnknownError."""
         before = version(handle)
-        build_id = owned_id(elf.build_id() or elf.content_id(os.fstat(handle).st_size), handle)
-        key = unique_id(build_id, code_identity(elf))
+        build_id, key = _identity(elf, handle)
         code = self._by_key.get(key)
         if code is None:
             if build_id in self._by_build_id:  # of another file
@@ -277,6 +278,8 @@ class Symbolizer:
 
     def _named(self, code: Code, process: Process, mapping: Mapping, offsets: list[int]) -> dict[int, Location]:
         """The code's Locations with those at `offsets` added."""
+        if code.forgotten:
+            self._improve(code)  # from the disk, so that the file need not be there any more
         if code.forgotten or self._is_time_to_ask(code):
             problem = self._reopen(code, process, mapping)
             if problem is not None and code.forgotten:  # to be tried again, so not remembered
@@ -287,36 +290,59 @@ class Symbolizer:
 
     def _reopen(self, code: Code, process: Process, mapping: Mapping) -> Frame | None:
         """Reads what was forgotten and asks for a symbol file. Returns why that cannot be, or None."""
+        name = file_name(mapping.path)
+        code.ask_again = time.monotonic() + RETRY_SECONDS
         try:
             handle = open_mapped(process, mapping)
         except UnknownError as error:
             return error.frame
         try:
+            elf = read_elf(lambda offset, size: read_at(handle, offset, size))
+            before = version(handle)
+            if _identity(elf, handle)[1] != code.key:  # written anew in its place, or it has the build id alone
+                return unknown(Reason.FILE_MISSING, name, "file replaced")
             self._ask(code, process, handle, mapping.path)
             if code.forgotten:
-                self._load(code, read_elf(lambda offset, size: read_at(handle, offset, size)))
+                self._load(code, elf)
+                if version(handle) != before:
+                    self._forget_tables(code)
+                    return unknown(Reason.UNREADABLE_FILE, name, "changed while it was read")
         except (ElfError, OSError):
-            return unknown(Reason.UNREADABLE_FILE, file_name(mapping.path))
+            return unknown(Reason.UNREADABLE_FILE, name)
         finally:
             os.close(handle)
         return None
 
     def _load(self, code: Code, elf: Elf) -> None:
+        self._table_bytes -= code.nbytes
         code.load(elf)
         self._table_bytes += code.nbytes
 
     def _is_time_to_ask(self, code: Code) -> bool:
-        return self._symfiles is not None and code.symfile is None and time.monotonic() >= code.ask_again
+        return (
+            self._symfiles is not None
+            and code.key != ""
+            and time.monotonic() >= code.ask_again
+            and code.symfile is None
+            and self._symfiles.wants(code.key)
+        )
 
     def _ask(self, code: Code, process: Process, handle: int, path: str) -> None:
         """Has a symbol file made of the binary, or takes the one there is."""
         if self._symfiles is None or code.symfile is not None:
             return
-        code.ask_again = time.monotonic() + ASK_AGAIN_SECONDS
         self._improve(code)
-        if code.symfile is None:
-            roots = [process.own_root(), *(root for _, root in process.other_roots())]
-            self._symfiles.request(code.key, handle, path, [root for root in roots if root is not None])
+        if code.symfile is None and self._symfiles.wants(code.key):
+            others = list(process.other_roots())
+            # The host's comes first: not everybody can put things there, and it must not be beyond MOST_ROOTS.
+            roots = [root for pid, root in others if pid is None]
+            if (own := process.own_root()) is not None:
+                roots.append(own)
+            roots += [root for pid, root in others if pid is not None]
+            if self._symfiles.fetches or is_likely(handle, path, roots):
+                self._symfiles.request(code.key, handle, path, roots)
+            else:
+                code.ask_again = time.monotonic() + LOOK_AGAIN_SECONDS
 
     def _improve(self, code: Code) -> list[Location]:
         symfile = self._symfiles.get(code.key) if self._symfiles is not None else None
@@ -344,9 +370,13 @@ class Symbolizer:
 
     # Bounds
 
+    def _forget_tables(self, code: Code) -> None:
+        self._table_bytes -= code.nbytes
+        code.forget_tables()
+
     def _used(self, code: Code) -> Code:
         if code.symfile is not None and self._symfiles is not None:
-            code.symfile = self._symfiles.get(code.key) or code.symfile  # which tells that it is in use
+            self._symfiles.get(code.key)  # which tells that it is in use
         self._codes[code] = None
         self._codes.move_to_end(code)
         return code
@@ -357,8 +387,7 @@ class Symbolizer:
             for code in held[:-1]:
                 if self._table_bytes <= self._cache_bytes:
                     break
-                self._table_bytes -= code.nbytes
-                code.forget_tables()
+                self._forget_tables(code)
         if self._location_count > MAX_LOCATIONS:
             for code in self._codes:
                 if self._location_count <= MAX_LOCATIONS * 3 // 4:
@@ -375,6 +404,12 @@ class Symbolizer:
             self._answers.clear()
             self._vdso, self._vsyscall = None, _vsyscall_code()
             self._location_count = self._table_bytes = 0
+
+
+def _identity(elf: Elf, handle: int) -> tuple[str, str]:
+    """The build id of an open file, with its owner, and what no other file has. Raises ElfError, OSError."""
+    build_id = owned_id(elf.build_id() or elf.content_id(os.fstat(handle).st_size), handle)
+    return build_id, unique_id(build_id, code_identity(elf))
 
 
 def _reported(mapping: Mapping) -> tuple[str, int, int]:

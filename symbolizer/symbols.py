@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 _BLOCK = 1 << 13
 _MOST_LOOSE = 8 << 20
-_MAX_NAME_BYTES = 1 << 17
+_MAX_NAME_BYTES = 1 << 13  # longer ones are cut anyway, and not demangled; a table can have millions of them
 _MAX_STEPS_BACK = 256
 _MAX_ALIASES = 256
 
@@ -82,7 +82,7 @@ class PackedStrings:
             self._blocks.append(zlib.compress(rest, 1))
 
     def at(self, offset: int) -> bytes:
-        """The name that starts at `offset`, at most 128 KB of it; b"" where the table has ended."""
+        """The name that starts at `offset`, at most 8 KB of it; b"" where the table has ended."""
         if not self._blocks:
             most = offset + _MAX_NAME_BYTES
             end = self._loose.find(self._terminator, offset, most)
@@ -92,11 +92,11 @@ class PackedStrings:
         while block < len(self._blocks) and len(found) < _MAX_NAME_BYTES:
             data = self._unpacked(block)
             end = data.find(self._terminator, offset)
+            found += data[offset : end if end >= 0 else len(data)]
             if end >= 0:
-                return found + data[offset:end]
-            found += data[offset:]
+                break
             block, offset = block + 1, 0
-        return found
+        return found[:_MAX_NAME_BYTES]
 
     def _unpacked(self, block: int) -> bytes:
         if self._open[0] != block:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -106,6 +107,16 @@ def changed(**parts: Any) -> bytes:
     return json.dumps({**document, **parts}).encode()
 
 
+def test_a_body_of_objects_is_refused_before_they_take_memory() -> None:
+    body = b'{"format":"pilotlight-names","builds":[' + b"{}," * 1_000_000 + b"{}]}"
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="an object within another"):
+        decode(body)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 4 * len(body)
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -142,6 +153,8 @@ def changed(**parts: Any) -> bytes:
         changed(locations=[[0, "16", [0]]]),
         changed(locations=[0]),
         changed(locations={"a": 1}),
+        changed(builds={}),
+        changed(builds=[{}, {}]),
         b'{"format":"pilotlight-names","version":1}',
         b'{"format":"pilotlight-names","version":1,"builds":[' + b"[" * 900 + b"]" * 900 + b"]}",
     ],

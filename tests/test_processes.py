@@ -218,3 +218,16 @@ def test_the_stream_tells_of_a_process_that_lived_for_a_moment() -> None:
     assert any("libc.so" in m.path and len(m.build_id) == 40 for m in programs[-1].mapped.mappings())
     times = [record[0] for record in batch.records]
     assert times == sorted(times)
+
+
+def test_lines_of_maps_that_are_not_of_its_form_are_left_out() -> None:
+    good = b"00400000-00452000 r-xp 00000000 08:02 173521 /bin/a\\012b\n"
+    for bad in (
+        b"1-2 r-xp 0 123456789:0 1 /device\n",
+        b"1-2 r-xp 0 0:0 " + b"9" * 5000 + b" /inode\n",
+        b"11111111111111111-2 r-xp 0 0:0 1 /address\n",
+        b"garbage\n",
+        b"1-2 r-xp 0\n",
+    ):
+        (found,) = processes.parse_maps(bad + good + bad)
+        assert (found.start, found.end, found.path, found.inode) == (0x400000, 0x452000, "/bin/a\nb", 173521)

@@ -503,6 +503,19 @@ def test_a_debug_file_of_another_build_under_our_build_id_is_refused(
     assert "it has no build id" in world.refused()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")
+@pytest.mark.parametrize(("debug_owner", "binary_owner"), [(1234, 0), (1234, 5678)])
+def test_a_debug_file_of_a_user_to_whom_the_binary_does_not_belong_is_refused(
+    world: World, debug_owner: int, binary_owner: int
+) -> None:
+    world.strip()
+    os.chown(world.debug_file(world.by_build_id()), debug_owner, -1)
+    os.chown(world.binary, binary_owner, -1)
+    assert "it belongs to user 1234, to whom the binary does not belong" in world.refused()
+    os.chown(world.binary, debug_owner, -1)
+    assert world.found()[0] == "build id"
+
+
 def test_a_debug_file_that_is_cut_short_is_refused(world: World) -> None:
     world.strip()
     debug = world.debug_file(world.by_build_id())

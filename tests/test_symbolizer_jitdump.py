@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from symbolizer.jit import jitdump
+from symbolizer.jit import jit, jitdump
 from symbolizer.jit.jit import Jit, dump_among
 from symbolizer.jit.jitdump import JitDump, JitDumpError
 from symbolizer.jit.overlaps import newest_wins
@@ -451,3 +451,11 @@ def test_the_mapping_of_a_jitdump_file_is_known_by_its_name() -> None:
     assert dump_among(mappings) is mappings[3]
     assert dump_among(mappings[:3]) is mappings[2]
     assert dump_among(mappings[:2]) is None
+
+
+def test_lines_of_maps_that_make_no_sense_hide_no_jitdump_file(tmp_path: Path) -> None:
+    (tmp_path / "7").mkdir()
+    bad = b"1-2 r-xp 0 123456789:0 1 /tmp/jit-1.dump\n1-2 r-xp 0 0:0 " + b"9" * 5000 + b" /tmp/jit-2.dump\n"
+    (tmp_path / "7" / "maps").write_bytes(bad + b"1000-2000 r-xp 00000000 08:02 5 /tmp/jit-7.dump\n" + bad)
+    with Process(7, (), str(tmp_path)) as process:
+        assert jit._marker(process) == Mapping(0x1000, 0x2000, 0, "/tmp/jit-7.dump", "", os.makedev(8, 2), 5)

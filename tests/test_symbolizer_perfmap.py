@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -338,6 +339,16 @@ def test_a_fifo_a_device_a_link_a_directory_and_a_foreign_file_are_no_perf_maps(
         assert reason(sleeper) == ("[perf map: owned by another user]", Reason.UNREADABLE_FILE)
 
 
+def test_the_map_of_a_process_that_had_the_pid_before_is_not_read(sleeper: int) -> None:
+    path = Path(f"/tmp/perf-{sleeper}.map")
+    path.write_text("10000 10 of another\n")
+    long_ago = time.time() - 3600
+    os.utime(path, (long_ago, long_ago))
+    assert reason(sleeper)[1] is Reason.ANONYMOUS
+    path.write_text("10000 10 its own\n")
+    assert reason(sleeper) == ("its own", None)
+
+
 def test_a_process_of_its_own_pid_and_mount_namespace_finds_its_map(tmp_path: Path) -> None:
     script = "mount -t tmpfs none /tmp && printf '10000 10 inside\\n' > /tmp/perf-1.map && exec sleep 600"
     process = subprocess.Popen(["unshare", "--mount", "--pid", "--fork", "sh", "-c", script], stderr=subprocess.DEVNULL)
@@ -368,3 +379,27 @@ def _child_named(parent: int, comm: str) -> int | None:
         os.sched_yield()
         subprocess.run(["sleep", "0.01"], check=True)
     return None
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [(b"x\n" * 1_100_000, "entries"), (b"10 8 f\n" + b"x" * (3 << 20), "line"), (b"1 1 " + b"x" * (3 << 20), "line")],
+)
+def test_a_map_of_nonsense_is_given_up_before_it_takes_time(text: bytes, why: str, tmp_path: Path) -> None:
+    path, perf_map = tmp_path / "map", PerfMap()
+    path.write_bytes(text)
+    for _ in range(2):
+        with pytest.raises(PerfMapError, match=why):
+            read(path, perf_map)
+        assert len(perf_map) == 0 and names(perf_map, 0x11) == [None]
+    path.write_bytes(b"10 8 f\n")
+    assert names(read(path, perf_map), 0x11) == ["f"]
+
+
+def test_ids_of_a_process_that_make_no_sense_count_as_unknown(tmp_path: Path) -> None:
+    (tmp_path / "7").mkdir()
+    for status in (b"NSpid:\t7\t" + b"9" * 5000 + b"\nUid:\tx\ty\n", b"Uid:\t1\t2\n", b"", b"\xff" * 100):
+        (tmp_path / "7" / "status").write_bytes(status)
+        assert inner_pid_and_users(7, str(tmp_path))[1] == frozenset()
+    (tmp_path / "7" / "status").write_bytes(b"NSpid:\t7\t3\nUid:\t1\t2\t1\t1\n")
+    assert inner_pid_and_users(7, str(tmp_path)) == (3, frozenset({1, 2}))

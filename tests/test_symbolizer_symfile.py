@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import random
 import re
+import struct
 import subprocess
+import sys
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -14,7 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from symbolizer.debuginfo.image import debug_image
 from symbolizer.debuginfo.symfile import MAX_INLINED, SourceFrame, SymFile, SymFileError, pack_symfile
+from symbolizer.elf import read_elf
 from tests.symbolizer_programs import Compile, compiler, opened, symfile, tool
 
 KINDS = {
@@ -236,6 +241,95 @@ def test_an_object_that_no_linker_has_placed_is_read_by_section(tmp_path: Path) 
             frames = found.lookup(range(start, start + 32))
             assert (twice, SourceFrame(function, str(source), line)) in frames
             assert {chain[-1].function for chain in frames if chain} == {function}
+
+
+def edited(path: Path, section: bytes, *, size: int | None = None, content: bytes = b"") -> bytes:
+    """A file whose header claims another size of a section, or whose section begins with other bytes."""
+    data = bytearray(path.read_bytes())
+    elf = read_elf(lambda at, count: bytes(data[at : at + count]))
+    (table,) = struct.unpack_from("<Q", data, 40)
+    number = next(i for i, part in enumerate(elf.sections) if elf.section_name(part) == section)
+    if size is not None:
+        struct.pack_into("<Q", data, table + 64 * number + 32, size)
+    at = elf.sections[number].offset
+    data[at : at + len(content)] = content
+    return bytes(data)
+
+
+def test_relocations_of_a_section_that_was_cut_are_left_out_and_the_last_four_bytes_of_a_whole_one_count(
+    tmp_path: Path, build: Compile
+) -> None:
+    path = build("object", "clang++", "-c", "-g", "-gdwarf-5", "-O1")
+    elf = read_elf(lambda at, size: path.read_bytes()[at : at + size])
+    part = elf.section(b".debug_str_offsets")
+    assert part is not None and elf.sections[elf.sections.index(part) + 1].kind == "SHT_RELA"
+    whole = debug_image(elf, None, 1 << 24)
+    assert whole is not None
+    made = read_elf(lambda at, size: whole[at : at + size])
+    placed = made.section(b".debug_str_offsets")
+    assert placed is not None
+    last = whole[placed.offset : placed.offset + placed.size][-4:]
+    strings = made.section(b".debug_str")
+    assert strings is not None and 0 < int.from_bytes(last, "little") < strings.size
+    for size in range(1, 9):
+        (tmp_path / "cut").write_bytes(edited(path, b".debug_line", size=size))
+        assert isinstance(symfile(tmp_path / "cut"), SymFile)
+
+
+@pytest.mark.parametrize("kind", ["zlib", "zlib-gnu"])
+@pytest.mark.parametrize("claimed", [1 << 61, 1 << 36, 3 << 30])
+def test_a_compressed_section_that_claims_more_than_it_can_hold_leaves_the_names_of_symbols(
+    kind: str, claimed: int, build: Compile, tmp_path: Path
+) -> None:
+    whole, packed = build("dwarf5", *KINDS["dwarf5"]), tmp_path / "packed"
+    subprocess.run(["objcopy", f"--compress-debug-sections={kind}", whole, packed], check=True)
+    if kind == "zlib":
+        data = edited(packed, b".debug_info", content=struct.pack("<IIQ", 1, 0, claimed))
+    else:
+        data = edited(packed, b".zdebug_info", content=b"ZLIB" + struct.pack(">Q", claimed))
+    packed.write_bytes(data)
+    found = symfile(packed)
+    assert "section" in found.note
+    assert b"_Z3runiPPc" in {frames[-1].function for frames in found.lookup(some_addresses(whole)) if frames}
+
+
+def test_a_section_that_claims_gigabytes_takes_no_memory_for_them(build: Compile, tmp_path: Path) -> None:
+    """As in the process of the builder, which has 2 GB."""
+    path = tmp_path / "claims"
+    path.write_bytes(edited(build("object", "clang++", "-c", "-g", "-gdwarf-5", "-O1"), b".debug_info", size=3 << 30))
+    script = f"""
+import resource
+from pathlib import Path
+from tests.symbolizer_programs import symfile
+resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+print(symfile(Path({str(path)!r})).note)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert done.stdout.strip() == "a section is cut short", done.stderr
+
+
+def test_addresses_go_on_at_zero_behind_the_last_for_few_and_many() -> None:
+    """As a prelinker's moves, and damaged headers, have it."""
+    nodes = [np.array([0, at], np.uint32) for at in (0, 1, 0, 0)]
+    base = 2**64 - 64
+    found = opened(pack_symfile(base, np.array([0, 128], np.uint32), np.array([1, 0], np.uint32), nodes, b"\0f\0"))
+    addresses = [base - 1, base, 2**64 - 1, 0, 63, 64]
+    expected = [bool(frames) for frames in found.lookup(addresses)]
+    assert expected == [False, True, True, True, True, False]
+    assert [bool(frames) for frames in found.lookup(addresses * 20)] == expected * 20
+    assert found.lookup([-1, 2**64]) == [(), ()]
+
+
+def test_a_chain_of_a_million_nodes_is_not_walked() -> None:
+    count = 1_000_000
+    nodes = [np.maximum(np.arange(count, dtype=np.int64) - 1, 0).astype(np.uint32), *[np.ones(count, np.uint32)] * 3]
+    found = opened(pack_symfile(0, np.array([0], np.uint32), np.array([count - 1], np.uint32), nodes, b"\0f\0"))
+    tracemalloc.start()
+    for addresses in ([0], [0] * 100):
+        assert len(found.lookup(addresses)[0]) <= MAX_INLINED + 1
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 2 << 20
 
 
 def test_split_debug_information_leaves_names_and_says_so(build: Compile) -> None:

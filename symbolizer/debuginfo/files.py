@@ -2,7 +2,9 @@
 
 Places are those that GDB documents ("Debugging Information in Separate Files", "MiniDebugInfo"): by build id below
 /usr/lib/debug/.build-id, then the name in .gnu_debuglink. Nothing found there is believed before it is checked: a
-regular ELF file for the same machine, of the same build id or checksum, whose code lies where the binary's does.
+regular ELF file for the same machine, of the same build id or checksum, whose code lies where the binary's does, and
+which belongs to root, to us or to the binary's owner: in a namespace of their own all users can put their own file of
+any content into these places, and what it says would be shown to everybody who runs the binary.
 """
 
 from __future__ import annotations
@@ -83,7 +85,7 @@ def find_debug_info(
             continue
         try:
             identity = _identity(file)
-            debug = None if identity in seen else _checked(candidate, file, elf)
+            debug = None if identity in seen else _checked(candidate, file, elf, binary)
             seen.add(identity)
         except (ElfError, OSError) as error:
             notes.append(f"{candidate.path}: {_sentence(error)}")
@@ -102,6 +104,23 @@ def find_debug_info(
             notes.append(f"{candidate.path}: it has no debug information")
             found.close()
     return symbols
+
+
+def is_likely(binary: int, path: str, roots: Sequence[int]) -> bool:
+    """Whether find_debug_info() might find something on this machine, told by a few system calls: false for most
+    binaries of a distribution, whose debug packages are not installed."""
+    path = path.removesuffix(DELETED)
+    try:
+        elf = _read(binary)
+        if _has_debug_info(elf) or elf.section(b".gnu_debugdata") is not None:
+            return True
+        for candidate in _candidates(elf, path, roots, None, []):
+            if candidate.source != "minidebuginfo" and (file := _opened(candidate, [])) is not None:
+                os.close(file)
+                return True
+    except (ElfError, OSError):
+        pass
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +183,9 @@ def _opened(candidate: _Candidate, notes: list[str]) -> int | None:
         return None
 
 
-def _checked(candidate: _Candidate, file: int, binary: Elf) -> Elf:
+def _checked(candidate: _Candidate, file: int, binary: Elf, binary_file: int) -> Elf:
     """The candidate's headers. Raises ElfError where it does not belong to the binary."""
+    _check_owner(file, binary_file)
     debug = _read(file)
     size = os.fstat(file).st_size
     if debug.end > size:
@@ -181,6 +201,13 @@ def _checked(candidate: _Candidate, file: int, binary: Elf) -> Elf:
     if candidate.crc is not None and (crc := _checksum(file)) != candidate.crc:
         raise ElfError(f"it is for another file: its checksum is {crc:08x}, not {candidate.crc:08x}")
     return debug
+
+
+def _check_owner(file: int, binary: int) -> None:
+    """Raises ElfError where the file is of somebody who could not have written the binary either."""
+    owner = os.fstat(file).st_uid
+    if owner not in (0, os.geteuid(), os.fstat(binary).st_uid):
+        raise ElfError(f"it belongs to user {owner}, to whom the binary does not belong")
 
 
 def _machine(elf: Elf) -> str:
@@ -256,6 +283,7 @@ def _find_supplement(
         if file is None:
             continue
         try:
+            _check_owner(file, info.file)
             elf = _read(file)
             if supplement_identity(elf) == link.build_id and elf.end <= os.fstat(file).st_size:
                 return file

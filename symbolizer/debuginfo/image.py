@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from symbolizer.debuginfo.dwz import DwarfSections, merged
 from symbolizer.elf import Elf, ElfError, Section
-from symbolizer.elf_content import section_content
+from symbolizer.elf_content import check_compression, section_content
 
 SECTIONS = (
     b".debug_info",
@@ -73,6 +73,8 @@ def debug_image(elf: Elf, supplement: Elf | None, most: int) -> bytes | None:
         for part in parts.values():
             if part.size > most:
                 raise ElfError(f"a section takes {part.size} bytes, more than {most}")
+        for part in elf.sections:
+            check_compression(elf, part, most)
         return None
     content: DwarfSections = {name: section_content(elf, part, most) for name, part in parts.items()}
     address = next((segment.address for segment in elf.segments if segment.kind == "PT_LOAD"), 0)
@@ -109,12 +111,11 @@ def _relocated(elf: Elf, name: bytes, content: bytes, most: int) -> bytes:
     data = section_content(elf, table, most)
     entries = np.frombuffer(data, entry, len(data) // entry.itemsize)
     values = _symbol_values(elf, section_content(elf, symbols, most), order)
-    known = (entries["symbol"] < len(values)) & (entries["at"] <= max(len(content) - 8, 0))
-    entries = entries[known]
+    entries = entries[entries["symbol"] < len(values)]
     result = np.frombuffer(content, np.uint8).copy()
     wanted = values[entries["symbol"]] + entries["addend"].astype(np.uint64)
     for kind, size in kinds.items():
-        these = entries["kind"] == kind
+        these = (entries["kind"] == kind) & (entries["at"] < max(len(content) - size + 1, 0))
         at = entries["at"][these].astype(np.int64)
         raw = wanted[these].astype(f"{order}u{size}").view(np.uint8).reshape(-1, size)
         result[at[:, None] + np.arange(size)] = raw

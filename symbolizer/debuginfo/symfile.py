@@ -20,11 +20,13 @@ from __future__ import annotations
 import mmap
 import struct
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from symbolizer.names import clean_name
 
 MAX_INLINED = 256
 """Frames of one address, at most; the outermost are kept."""
@@ -33,6 +35,7 @@ _MAGIC, _VERSION = 0x6D79_536C_7450_0A0D, 1
 _HEADER = struct.Struct("=QQIIIIIIQ8x")  # magic, base, version, rows, nodes, sections, note, 0, bytes of strings
 _STEP = 1024
 _FEW = 24  # addresses up to which a search by bisect is quicker than numpy's calls
+_LONGEST_PATH = 4096
 _MOST_STRINGS = 1024
 _MOST_STRING_BYTES = 1 << 17
 
@@ -124,23 +127,36 @@ class SymFile:
         Addresses are those of the binary's program headers; of a file that no linker has placed (ET_REL) see
         `sections`. Equal answers within one call are the same object.
         """
+        nodes = self.nodes(addresses)
+        frames = self.frames(nodes)
+        return [frames[node] for node in nodes]
+
+    def nodes(self, addresses: Sequence[int]) -> list[int]:
+        """For each virtual address the number that stands for its frames, 0 where there are none."""
         if len(addresses) <= _FEW:
-            rows = self._few(addresses)
-        else:
-            try:
-                rows = self._many(np.array(addresses, np.uint64))
-            except OverflowError:
-                rows = self._few(addresses)
-        chains = self._chains(set(rows))
-        return [chains[node] for node in rows]
+            return self._few(addresses)
+        try:
+            return self._many(np.array(addresses, np.uint64))
+        except OverflowError:
+            return self._few(addresses)
+
+    def frames(self, nodes: Iterable[int]) -> dict[int, tuple[SourceFrame, ...]]:
+        """What lookup() says of addresses, by their numbers; those that nodes() has not given are without frames.
+
+        Then the memory that was touched is given back: mapping it anew for the next question takes little.
+        """
+        wanted = set(nodes)
+        chains = self._chains({node for node in wanted if 0 < node < len(self._caller)})
+        self.rest()
+        return {node: chains.get(node, ()) for node in wanted}
 
     def _few(self, addresses: Sequence[int]) -> list[int]:
         starts, shown, index = self._views[:3]
         found, count, rows = [], len(self._caller), len(starts)
         for address in addresses:
-            offset = address - self._base
+            offset = (address - self._base) % 2**64  # what begins near the end of all addresses goes on at 0
             row = -1
-            if 0 <= offset < 1 << 32 and (step := bisect_right(index, offset)):
+            if 0 <= address < 1 << 64 and offset < 1 << 32 and (step := bisect_right(index, offset)):
                 row = bisect_right(starts, offset, (step - 1) * _STEP, min(step * _STEP, rows)) - 1
             node = shown[row] if row >= 0 else 0
             found.append(node if node < count else 0)
@@ -159,15 +175,17 @@ class SymFile:
 
     def _chains(self, nodes: set[int]) -> dict[int, tuple[SourceFrame, ...]]:
         """The frames of each node; of those it was inlined into too."""
-        chains: dict[int, tuple[SourceFrame, ...]] = {0: ()}
-        nodes.discard(0)
+        chains: dict[int, tuple[SourceFrame, ...]] = {}
         callers, functions, files, lines = self._views[3:]
         if len(nodes) > _FEW:
             order, *columns = self._closure(nodes)
         else:
             known = set(nodes)
             for node in nodes:
-                while 0 < (caller := callers[node]) < node and caller not in known:
+                for _ in range(MAX_INLINED):
+                    caller = callers[node]
+                    if not 0 < caller < node or caller in known:
+                        break
                     known.add(caller)
                     node = caller
             order = sorted(known)
@@ -182,15 +200,15 @@ class SymFile:
 
     def _closure(self, nodes: set[int]) -> list[list[int]]:
         """The nodes and all they were inlined into, ascending, and what is said of each (see _chains)."""
-        level = np.unique(np.fromiter(nodes, np.uint32, len(nodes)))
+        level = np.sort(np.fromiter(nodes, np.uint32, len(nodes)))
         levels = [level]
         for _ in range(MAX_INLINED):
             caller = self._caller[level]
-            level = np.unique(caller[(caller > 0) & (caller < level)])
+            level = each_once(caller[(caller > 0) & (caller < level)])
             if not len(level):
                 break
             levels.append(level)
-        order = np.unique(np.concatenate(levels))
+        order = each_once(np.concatenate(levels))
         columns = (order, self._caller[order], self._function[order], self._file[order], self._line[order])
         return [column.tolist() for column in columns]
 
@@ -207,7 +225,7 @@ class SymFile:
     def _path(self, offset: int) -> str:
         path = self._paths.get(offset)
         if path is None:
-            path = self._text(offset).decode(errors="replace")
+            path = clean_name(self._text(offset), _LONGEST_PATH)
             self._paths[offset] = path
         return path
 
@@ -218,6 +236,12 @@ class SymFile:
             return b""
         end = self._map.find(b"\0", at)
         return self._map[at:end] if end >= 0 else b""
+
+
+def each_once(values: _U32) -> _U32:
+    """Each value once, ascending. np.unique() takes ten times as long: it counts by a hash table."""
+    ordered = np.sort(values)
+    return ordered[np.append(True, ordered[1:] != ordered[:-1])] if len(ordered) else ordered
 
 
 def pack_symfile(

@@ -93,6 +93,8 @@ class SymFiles:
         calls, as symfile_process.build."""
         self._folder = symbol_folder(folder, limit_bytes) if folder is not None else None
         self._builder = Builder[str]("symbolizer.debuginfo.symfile_process:answer", "debug information")
+        self.fetches = bool(debuginfod)
+        """Whether debug information may come from elsewhere than this machine."""
         self._seconds = _SECONDS_WITH_DEBUGINFOD if debuginfod else _SECONDS
         self._question = {
             "folder": str(folder or ""),
@@ -115,9 +117,7 @@ class SymFiles:
         if (asked := self._asked.get(build_id)) is not None:
             asked.times += 1
             return
-        if not is_build_id(build_id) or build_id in self._opened or self._is_negative(build_id):
-            return
-        if len(self._asked) >= MOST_WAITING:  # it will be asked for again when it is next met
+        if not self.wants(build_id):
             return
         files: list[int] = []
         try:
@@ -128,6 +128,17 @@ class SymFiles:
             return
         self._asked[build_id] = _Asked(path, files)
         self._ask_next()
+
+    def wants(self, build_id: str) -> bool:
+        """Whether request() would have the file made: neither is it there or waited for, nor is it known that there is
+        none, nor do too many wait."""
+        return (
+            len(self._asked) < MOST_WAITING
+            and build_id not in self._asked
+            and build_id not in self._opened
+            and not self._is_negative(build_id)
+            and is_build_id(build_id)
+        )
 
     def poll(self) -> list[str]:
         """The build ids of which more is known than at the last call: get() has their symbol file, or why_not() a

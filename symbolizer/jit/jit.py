@@ -25,6 +25,7 @@ from symbolizer.unknown import UnknownError, unknown
 MAX_PROCESSES = 256
 MAX_WITHOUT = 4_096
 MAX_KNOWN = 50_000
+_CLOCK_SECONDS = 5.0  # by which the system's clock may have been set back meanwhile
 RETRY_SECONDS = 30.0
 
 _T = TypeVar("_T")
@@ -34,7 +35,8 @@ _Status = Callable[[int], tuple[int, frozenset[int]]]
 _BINARIES = {Kind.JIT: Binary("[jit]"), Kind.PYTHON: Binary("[python]")}
 _DUMP_NAME = re.compile(r"/jit-\d+\.dump(?: \(deleted\))?\Z")
 _DUMP_IN_MAPS = re.compile(
-    rb"^([0-9a-f]+)-([0-9a-f]+) ..x. ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+) +(/.*/jit-\d+\.dump(?: \(deleted\))?)$",
+    rb"^([0-9a-f]{1,16})-([0-9a-f]{1,16}) ..x. ([0-9a-f]{1,16}) ([0-9a-f]{1,3}):([0-9a-f]{1,5}) (\d{1,20}) +"
+    rb"(/.*/jit-\d+\.dump(?: \(deleted\))?)$",
     re.MULTILINE,
 )
 _MAX_MAPS_BYTES = 16 << 20
@@ -251,6 +253,9 @@ def _open_in_tmp(process: Process, status: _Status, name: str, kind: str) -> int
     if root is not None:
         pid, users = status(process.pid)
         handle = _open(root, name.format(pid), kind)
+        if handle is not None and os.fstat(handle).st_mtime < process.started() - _CLOCK_SECONDS:
+            os.close(handle)  # of a process that had the pid before
+            handle = None
         return None if handle is None else _trusted(handle, users, kind)
     for relative, root in process.other_roots():
         handle = _open(root, name.format(process.pid), kind)

@@ -23,7 +23,9 @@ from symbolizer.types import Frame
 
 MAX_BYTES = 64 << 20
 MAX_ENTRIES = 1_000_000
-_PIECE = 4 << 20
+"""Lines that are no entries count as well."""
+_PIECE = 1 << 20
+_LONGEST_LINE = 1 << 20
 _MAX_PARTS = 128
 _MAX_DIGITS = 16
 _FINGERPRINT = 4096
@@ -101,13 +103,16 @@ class PerfMap:
             self._parts, self._size, self.malformed = [], 0, 0
         self._identity, self._version = identity, version
         for text, whole in _pieces(handle, self._size):
+            if not whole and len(text) > _LONGEST_LINE:
+                self.clear()
+                raise PerfMapError(f"a line of more than {_LONGEST_LINE >> 20} MB")
             entries, names = parse_perf_map(text)
             if not whole:
                 entries = Entries(entries.start, entries.end, entries.name, 0, 0)
             self._parts.append((entries, PackedStrings([names], b"\n")))
             self._size += entries.size
             self.malformed += entries.malformed
-            if len(self) > MAX_ENTRIES:
+            if len(self) + self.malformed > MAX_ENTRIES:
                 self.clear()
                 raise PerfMapError(f"more than {MAX_ENTRIES:,} entries")
         self._fingerprint = _ends(handle, self._size)
@@ -146,7 +151,7 @@ def _pieces(handle: int, offset: int) -> Iterator[tuple[bytes, bool]]:
         if end:
             yield rest[:end], True
             rest = rest[end:]
-        if len(data) < _PIECE:
+        if len(data) < _PIECE or len(rest) > _LONGEST_LINE:
             break
     if rest:
         yield rest, False

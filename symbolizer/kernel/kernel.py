@@ -8,12 +8,11 @@ import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
-from symbolizer.debuginfo.symfile import SourceFrame
+from symbolizer.code import source_frame
 from symbolizer.kernel.files import host_module_file
 from symbolizer.kernel.kallsyms import HiddenError, KernelSymbols, read_kallsyms
 from symbolizer.kernel.lines import KernelLines, Sources, SymbolFiles
 from symbolizer.kernel.names import kernel_names
-from symbolizer.naming.demangle import function_names
 from symbolizer.types import Binary, Frame, Kind, Location, Reason
 from symbolizer.unknown import unknown
 
@@ -211,12 +210,7 @@ def _frames(own: Frame, source: Sources) -> tuple[Frame, ...]:
     """The physical function keeps the name that the running kernel has for it."""
     if not source:
         return (own,)
-    return (*map(_inlined, source[:-1]), replace(own, file=source[-1].file, line=source[-1].line))
-
-
-def _inlined(source: SourceFrame) -> Frame:
-    if not source.function:
-        nameless = unknown(Reason.NO_SYMBOLS, detail="function without a name")
-        return replace(nameless, file=source.file, line=source.line)
-    function, system = function_names(source.function)
-    return Frame(function, Kind.INLINED, system, source.file, source.line)
+    return (
+        *(source_frame(inlined, Kind.INLINED) for inlined in source[:-1]),
+        replace(own, file=source[-1].file, line=source[-1].line),
+    )

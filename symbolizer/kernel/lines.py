@@ -79,8 +79,8 @@ class KernelLines:
         debug = self._debugs.get(build_id)
         if debug is None or (debug.symfile is None and time.monotonic() >= debug.look_again):
             debug = self._debugs[build_id] = self._ask(owner)
-        if debug.symfile is None and debug.key:
-            debug.symfile = self._symfiles.get(debug.key)
+        if debug.key:
+            debug.symfile = self._symfiles.get(debug.key) or debug.symfile  # which tells that it is in use
         if debug.symfile is None:
             return nothing
         return debug.symfile.lookup(self._linked(owner, debug, debug.symfile, addresses))

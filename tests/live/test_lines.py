@@ -19,7 +19,7 @@ from profiler.model import Profile, Sample
 from profiler.sampler import Filters
 from profiler.symbols import Symbols
 from symbolizer.naming.short_names import short_name
-from symbolizer.types import Kind
+from symbolizer.types import Kind, Location
 from tests.live.support import PILOTLIGHT, WORKLOADS, Build, samples_of, total
 
 CHAIN = ["mix", "fold", "work"]
@@ -101,7 +101,7 @@ def test_what_was_collected_before_gets_lines_and_keeps_its_totals(
     try:
         collector.attend(1)
         before = collector.collect()
-        better = []
+        better: list[Location] = []
         deadline = time.monotonic() + 60
         while not better and time.monotonic() < deadline:
             collector.attend(0.5)

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -94,6 +95,32 @@ def test_an_interrupt_writes_what_was_collected(number: signal.Signals, compile_
     profile = read_json((tmp_path / "x.json").read_bytes())
     assert_truthful(profile)
     assert count_of(profile, "hot_inner") > 0
+
+
+def test_a_second_interrupt_does_without_debug_information_that_is_slow_to_come(tmp_path: Path) -> None:
+    (tmp_path / "busy.c").write_text("int main() { volatile long x = 0; for (;;) x++; }")
+    subprocess.run(["gcc", "-s", "-Wl,--build-id", "-o", "busy", "busy.c"], cwd=tmp_path, check=True)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it is connected to, and never answers
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        environment = {**os.environ, "DEBUGINFOD_CACHE_PATH": str(tmp_path / "fetched"), "DEBUGINFOD_TIMEOUT": "1000"}
+        busy = subprocess.Popen([str(tmp_path / "busy")])
+        command = [PILOTLIGHT, "record", "-p", str(busy.pid), "-o", "x.json", "--debuginfod", url]
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+        try:
+            silent.settimeout(60)
+            connection, _ = silent.accept()
+            process.send_signal(signal.SIGINT)
+            assert process.stderr is not None
+            assert "Debug information is being read" in process.stderr.readline()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 130
+            connection.close()
+        finally:
+            busy.kill()
+            busy.wait()
+            process.kill()
+            process.wait()
+    assert read_json((tmp_path / "x.json").read_bytes()).accounting.sampled > 0
 
 
 def test_interrupting_ends_the_command_too(compile_c: Compile, tmp_path: Path) -> None:

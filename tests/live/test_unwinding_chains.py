@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from profiler.model import Profile, Sample
-from symbolizer.types import Reason
+from symbolizer.types import Kind, Reason
 from tests.live.support import (
     Build,
     Record,
@@ -229,11 +229,14 @@ def test_binding_and_loading_of_libraries_reaches_the_root(contexts: Profile) ->
     at_work = [s for s in samples_of(contexts, "lazy") if "load_and_call" in user_functions(s)]
     binding = 0
     for sample in at_work:
-        names = user_functions(sample)
-        if "call_everything" in names[1:] and names[names.index("call_everything") - 1].startswith("[ld-linux"):
+        stack = [at for at in sample.stack if at.frames[0].kind not in (Kind.KERNEL, Kind.MODULE)]
+        names = [at.frames[-1].function for at in stack]
+        caller = names.index("call_everything") if "call_everything" in names[1:] else 0
+        callee = stack[caller - 1].binary if caller else None
+        if callee is not None and "/ld-linux" in callee.path:
             binding += sample.count
             assert is_root(sample), names
-            assert names[names.index("call_everything") + 1 :][:2] == ["load_and_call", "main"]
+            assert names[caller + 1 :][:2] == ["load_and_call", "main"]
     assert binding > 5
     assert share_to_root(at_work) >= 0.99, fates(at_work)
 
