@@ -51,6 +51,13 @@ def seconds(text: str) -> float:
     return found
 
 
+def pid(text: str) -> int:
+    found = pids(text)
+    if len(found) != 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no pid")
+    return found[0]
+
+
 def pids(text: str) -> list[int]:
     try:
         found = [int(part) for part in text.split(",")]

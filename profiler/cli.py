@@ -53,7 +53,9 @@ def main(given: Sequence[str] | None = None) -> int:
     own, command = _split_command(list(sys.argv[1:] if given is None else given))
     options = _parser().parse_args(_join_stdout(own))
     options.command_line = command
-    if command and options.run is not _record:
+    if command and options.run is _symbolize:
+        options.address += command
+    elif command and options.run is not _record:
         print("pilotlight: only `record` takes a command after --.", file=sys.stderr)
         return WRONG_USAGE
     try:
@@ -146,8 +148,10 @@ def _parser() -> argparse.ArgumentParser:
     symbolize = _command(commands, "symbolize", _symbolize, "names for addresses of a file or a process")
     _add_symbols(symbolize)
     what = symbolize.add_mutually_exclusive_group(required=True)
-    what.add_argument("-e", "--elf", default="", metavar="FILE", help="addresses are in this file")
-    what.add_argument("--pid", type=int, default=0, metavar="PID", help="addresses are in this process's memory")
+    what.add_argument("-e", "--elf", "--exe", default="", metavar="FILE", help="addresses are in this file")
+    what.add_argument(
+        "--pid", type=arguments.pid, default=None, metavar="PID", help="addresses are in this process's memory"
+    )
     symbolize.add_argument("-f", "--functions", action="store_true", help="print functions too")
     symbolize.add_argument("-i", "--inlines", action="store_true", help="print the callers a function is inlined into")
     symbolize.add_argument("-a", "--addresses", action="store_true", help="print each address before what it is")
@@ -384,7 +388,7 @@ def _symbolize(options: argparse.Namespace) -> int:
         return run_symbolize(
             SymbolizeOptions(
                 elf=options.elf,
-                pid=options.pid,
+                pid=options.pid or 0,
                 addresses=tuple(options.address),
                 functions=options.functions,
                 inlines=options.inlines,

@@ -141,12 +141,16 @@ def _of_process(
 
         kernel = [address for address in addresses if address >= _KERNEL_FROM]
         user = [(address, mapping_of(address)) for address in addresses if address < _KERNEL_FROM]
-        symbolizer.user(pid, user)
-        symbolizer.kernel(kernel)
-        if symfiles is not None and symfiles.settle(_LONGEST_WAIT):
+        of_user, of_kernel = symbolizer.user(pid, user), symbolizer.kernel(kernel)
+        while symfiles is not None and not symfiles.settle(
+            0
+        ):  # only so many may wait: then the next ones are asked for
+            if not symfiles.settle(_LONGEST_WAIT):
+                break
             symbolizer.improved()
-        of_kernel, of_user = iter(symbolizer.kernel(kernel)), iter(symbolizer.user(pid, user))
-        return [next(of_kernel if address >= _KERNEL_FROM else of_user) for address in addresses]
+            of_user, of_kernel = symbolizer.user(pid, user), symbolizer.kernel(kernel)
+        users, kernels = iter(of_user), iter(of_kernel)
+        return [next(kernels if address >= _KERNEL_FROM else users) for address in addresses]
 
     return locate
 

@@ -198,7 +198,9 @@ def test_small_numbers_are_variables_of_a_cpu_and_no_code(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("etext", [b"ffffffff81001000 T _etext\n", b""])
-def test_code_that_only_the_boot_ran_gives_no_names(etext: bytes, tmp_path: Path) -> None:
+def test_code_that_only_the_boot_ran_gives_no_names_to_what_was_loaded_in_its_place(
+    etext: bytes, tmp_path: Path
+) -> None:
     text = b"""\
 ffffffff81000000 T _text
 ffffffff81000100 T read_file
@@ -214,6 +216,20 @@ ffffffff82001400 t reused\t[reuser]
     assert [frame.function for frame in frames[:2]] == ["read_file", "reused"]
     assert frames[2].reason is Reason.OUTSIDE_SYMBOLS
     assert frames[3].function == "reused"  # the last one before a gap
+
+
+def test_what_began_in_the_boot_has_its_root(tmp_path: Path) -> None:
+    text = b"""\
+ffffffff81000000 T _text
+ffffffff81001000 T _etext
+ffffffff82001000 T _sinittext
+ffffffff82001000 T start_kernel
+ffffffff82002000 T _einittext
+ffffffffc0000000 t elsewhere\t[module]
+"""
+    kernel = host(tmp_path, text)
+    assert one(kernel, 0xFFFFFFFF82001234).frames[0].function == "start_kernel"
+    assert one(kernel, 0xFFFFFFFF82002000).frames[0].reason is Reason.OUTSIDE_SYMBOLS
 
 
 def test_a_trampoline_below_the_kernels_image_has_its_page_and_no_more(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ import struct
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,7 @@ _MOST_STRINGS = 1024
 _MOST_STRING_BYTES = 1 << 17
 
 _U32 = NDArray[np.uint32]
+_Number = TypeVar("_Number", bound=np.integer[Any])
 
 
 class SymFileError(ValueError):
@@ -238,7 +240,7 @@ class SymFile:
         return self._map[at:end] if end >= 0 else b""
 
 
-def each_once(values: _U32) -> _U32:
+def each_once(values: NDArray[_Number]) -> NDArray[_Number]:
     """Each value once, ascending. np.unique() takes ten times as long: it counts by a hash table."""
     ordered = np.sort(values)
     return ordered[np.append(True, ordered[1:] != ordered[:-1])] if len(ordered) else ordered

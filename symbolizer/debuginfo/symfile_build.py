@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from symbolizer.debuginfo.image import debug_image, is_relocatable, placed_sections
 from symbolizer.debuginfo.symcache import SymCache, read_symcache
-from symbolizer.debuginfo.symfile import SymFileError, pack_symfile
+from symbolizer.debuginfo.symfile import SymFileError, each_once, pack_symfile
 from symbolizer.elf import Elf, ElfError, Read, read_elf
 from symbolizer.elf_symbols import read_symbols
 from symbolizer.files import read_at
@@ -186,7 +186,7 @@ def _pack(
     edges = [symbols.edges]
     if cache is not None:
         edges.append(cache.start)
-    starts = np.unique(np.concatenate(edges))
+    starts = each_once(np.concatenate(edges))
     location = np.full(len(starts), -1, np.int64)
     if cache is not None and len(cache.start):
         which = np.searchsorted(cache.start, starts, "right") - 1
@@ -215,7 +215,7 @@ class _Symbols:
         ends = [np.zeros(1, np.uint64)]
         for table, shift in self._tables:
             ends += [table.start + np.uint64(shift), table.end + np.uint64(shift)]
-        edges = np.unique(np.concatenate(ends))
+        edges = each_once(np.concatenate(ends))
         self.edges: _I64 = edges[edges < _FAR].astype(np.int64)
         self._name = np.zeros(len(self.edges), np.int64)
         self._begin = np.full(len(self.edges), -1, np.int64)
@@ -268,13 +268,13 @@ def _nodes(
     names, which_name = np.unique(name, return_inverse=True)
     key = np.where(location >= 0, location, nowhere) * len(names) + which_name
     wanted = (location >= 0) | (name > 0)
-    level = np.unique(key[wanted])
+    level = each_once(key[wanted])
     levels = [level]
     while len(level):
         outer = caller[level // len(names)]
-        level = np.unique(outer[outer >= 0] * len(names) + level[outer >= 0] % len(names))
+        level = each_once(outer[outer >= 0] * len(names) + level[outer >= 0] % len(names))
         levels.append(level)
-    keys = np.unique(np.concatenate(levels))
+    keys = each_once(np.concatenate(levels))
     where, node = keys // len(names), np.zeros(len(keys), np.int64)
     columns: list[list[_I64]] = [[np.zeros(1, np.int64)] for _ in range(4)]
     count = 1

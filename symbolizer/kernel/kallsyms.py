@@ -108,7 +108,7 @@ def parse_kallsyms(text: bytes, sys: str = "/sys") -> KernelSymbols:
     rank = _RANK[kinds]
     rank[_labels(text, starts, digits)] = _RANK_LABEL
     limit = address + np.uint64(_MAX_REACH)
-    reach = _kernel_reach(address, bounds)
+    reach = _kernel_reach(address, bounds, others=address[owner > 0])
     limit[owner == 0] = reach[owner == 0]
     kept = limit > address
     strings, name = _packed(data, starts[kept] + digits + 3, ends[kept])
@@ -138,8 +138,12 @@ def _kernel_bounds(text: bytes, digits: int) -> _Bounds:
     return _Bounds(address(b"_text", b"_stext"), address(b"_etext"), address(b"_sinittext"), address(b"_einittext"))
 
 
-def _kernel_reach(address: NDArray[np.uint64], bounds: _Bounds) -> NDArray[np.uint64]:
-    """How far each of the kernel's own symbols may reach, 0 where it does not name code that still is."""
+def _kernel_reach(address: NDArray[np.uint64], bounds: _Bounds, others: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """How far each of the kernel's own symbols may reach, 0 where it does not name code that still is.
+
+    What only the boot runs is freed after it, but stays at the root of stacks that began then: it names
+    addresses as long as none of the `others`, loaded later, lies there.
+    """
     limit = np.full(len(address), bounds.text_end, np.uint64) if bounds.text_end else address + np.uint64(_MAX_REACH)
     below = address < bounds.text
     limit[below] = 0
@@ -147,7 +151,9 @@ def _kernel_reach(address: NDArray[np.uint64], bounds: _Bounds) -> NDArray[np.ui
         high = below & (address >= 1 << 63)
         limit[high] = address[high] + np.uint64(_PAGE)
     if bounds.init_end:
-        limit[(address >= bounds.init) & (address <= bounds.init_end)] = 0
+        reused = ((others >= bounds.init) & (others < bounds.init_end)).any()
+        limit[(address >= bounds.init) & (address < bounds.init_end)] = 0 if reused else bounds.init_end
+        limit[address == bounds.init_end] = 0
     return limit
 
 
