@@ -1,4 +1,4 @@
-.PHONY: help setup setup-dev run test check bench clean
+.PHONY: help setup setup-dev run test check fuzz bench clean
 .DEFAULT_GOAL := help
 PYTHON := .venv/bin/python
 
@@ -22,6 +22,9 @@ check: setup-dev  ## lint, format and type checks
 	$(PYTHON) -m ruff format --check .
 	clang-format --dry-run -Werror profiler/bpf/*.[ch] bench/*.bpf.c tests/replay/*.c
 	$(PYTHON) -m mypy
+
+fuzz: setup-dev  ## fuzz what reads other people's files, for SECONDS of CPU time (600)
+	$(PYTHON) -m tests.fuzz $(or $(SECONDS),600) $(ARGS)
 
 bench: setup-dev  ## the benchmarks, each a ratio against a peer in the same run
 	@for script in bench/*.py; do echo "== $$script"; $(PYTHON) $$script || exit 1; done

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -210,3 +211,20 @@ def test_what_the_compiler_mangles_is_read_back(tmp_path: Path) -> None:
         "all<int, char, double>(int const&, char const&, double const&)",
         "call()",
     } <= names
+
+
+def test_a_name_that_ends_in_hundreds_of_suffixes_of_stubs_is_read_once() -> None:
+    function, system = function_names(b"_Z3foov" + b"@plt" * 1000)
+    assert function.startswith("_Z3foov@plt") and function.endswith("@plt") and system in ("", function)
+    assert function_names(b"_Z3foov@plt@plt") == ("foo()@plt", "_Z3foov@plt")
+
+
+def test_text_that_is_too_long_is_not_put_together_first() -> None:
+    """Arguments of a template that are made of themselves, and lists of one long type."""
+    of_itself = "_Z1fIJidc" + "y" * 256 + "T_" * 30 + "y" * 256 + "EEvDp"
+    listed = "_Z1fPFv3000" + "y" * 3000 + "E" + "S0_" * 350
+    tracemalloc.start()
+    found = [demangle_cpp(symbol) for symbol in (of_itself, listed)]
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == [None, None] and most < 4 << 20

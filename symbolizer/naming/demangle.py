@@ -35,10 +35,13 @@ def function_names(symbol: bytes) -> tuple[str, str]:
     The version that the linker put behind an @ is left off. The @plt of a stub stays.
     """
     if b"@" in symbol:
-        if symbol.endswith(_STUB):
-            function, system = function_names(symbol.removesuffix(_STUB))
-            return function + "@plt", system and system + "@plt"
-        symbol = _VERSION.sub(b"", symbol)
+        is_stub, symbol = symbol.endswith(_STUB), symbol.removesuffix(_STUB)
+        function, system = _names(_VERSION.sub(b"", symbol))
+        return (function + "@plt", system and system + "@plt") if is_stub else (function, system)
+    return _names(symbol)
+
+
+def _names(symbol: bytes) -> tuple[str, str]:
     system = clean_name(symbol)
     if len(symbol) > MAX_MANGLED or not symbol.isascii():
         return system, ""

@@ -120,7 +120,9 @@ class _Parser(Expressions):
 
     def filled(self, text: str) -> str:
         for i, index in enumerate(self.forward):
-            text = text.replace(f"\0{i}\0", self.args[index].text())
+            place, argument = f"\0{i}\0", self.args[index].text()
+            self.affordable(len(text) + text.count(place) * len(argument))
+            text = text.replace(place, argument)
         self.made(text)
         return text
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from symbolizer.naming.itanium_reader import FailedError, Node, listed
+from symbolizer.naming.itanium_reader import FailedError, Node
 from symbolizer.naming.itanium_types import Types
 
 OPERATORS = {
@@ -119,7 +119,7 @@ class Expressions(Types):
         found = []
         while not self.took("E"):
             found.append(self.expression())
-        return listed(found)
+        return self.listed(found)
 
     def function_parameter(self) -> Node:
         if self.took("fL"):
@@ -135,7 +135,7 @@ class Expressions(Types):
     def simple_name(self) -> Node:
         node = self.operator()[0] if self.took("on") else self.source_name()
         if self.peek() == "I":
-            node = self.made(f"{node.text()}<{listed(self.template_arguments())}>")
+            node = self.made(f"{node.text()}<{self.listed(self.template_arguments())}>")
         return node
 
     def member(self) -> Node:

@@ -132,6 +132,11 @@ class Reader(ABC):
             name = "(anonymous namespace)"
         return self.made(name, base=name)
 
+    def affordable(self, characters: int) -> None:
+        """Fails before a text of so many characters is put together that made() would not take."""
+        if self.work + characters > _MAX_WORK:
+            raise FailedError
 
-def listed(nodes: list[Node]) -> str:
-    return ", ".join(text for node in nodes if (text := node.text()) or node.kind != "pack")
+    def listed(self, nodes: list[Node]) -> str:
+        self.affordable(sum(len(node.left) + len(node.right) for node in nodes))
+        return ", ".join(text for node in nodes if (text := node.text()) or node.kind != "pack")

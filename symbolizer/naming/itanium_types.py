@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from symbolizer.naming.itanium_reader import FailedError, Node, Reader, listed
+from symbolizer.naming.itanium_reader import FailedError, Node, Reader
 
 _BUILTIN = {
     "v": "void", "w": "wchar_t", "b": "bool", "c": "char", "a": "signed char", "h": "unsigned char",
@@ -33,7 +33,7 @@ class Types(Reader):
     def templated(self, node: Node) -> Node:
         self.args = arguments = self.template_arguments()
         space = " " if node.left.endswith("<") else ""
-        return self.made(f"{node.text()}{space}<{listed(arguments)}>", base=node.base)
+        return self.made(f"{node.text()}{space}<{self.listed(arguments)}>", base=node.base)
 
     def template_arguments(self) -> list[Node]:
         self.need("I")
@@ -59,7 +59,7 @@ class Types(Reader):
                 while not self.took("E"):
                     items.append(self.template_argument())
                     self.args = before
-                return self.made(listed(items), kind="pack", items=items)
+                return self.made(self.listed(items), kind="pack", items=items)
             return self.type()
         finally:
             self.depth -= 1
@@ -109,7 +109,7 @@ class Types(Reader):
             items.append(pattern())
         self.at, self.pack = end, None
         self.subs[subs:] = kept
-        return self.made(listed(items), kind="pack", items=items)
+        return self.made(self.listed(items), kind="pack", items=items)
 
     # Substitutions
 
@@ -297,7 +297,7 @@ class Types(Reader):
             found.append(self.type())
         if len(found) == 1 and found[0].text() == "void":
             return ""
-        return ", ".join(text for node in found if (text := node.text()) or node.kind != "pack")
+        return self.listed(found)
 
     def array(self) -> Node:
         self.need("A")
@@ -321,7 +321,7 @@ class Types(Reader):
             return self.unnamed()
         name = self.source_name().left
         if self.peek() == "I":
-            name += f"<{listed(self.template_arguments())}>"
+            name += f"<{self.listed(self.template_arguments())}>"
         return self.made(f"{self.type().text()} {name}")
 
     def decltype(self) -> Node:
