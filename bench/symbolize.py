@@ -5,6 +5,7 @@ and tools of Go and programs of C++ and Rust that are built here. The addresses 
 of their symbol tables, the same number in each file. All are asked for the same, file by file, in one run:
 
 - cold: from the start of the process to the last answer, with an empty symbol cache; the files are in the page cache;
+- next start: the same with the symbol files that the first time left on disk, as an agent has them from then on;
 - warm: once more in the same process, all answers of the first time forgotten that are not kept anyway;
 - agreement: each frame, inlined ones too: its function (mangled, as in the file), its file and its line.
 
@@ -21,7 +22,6 @@ import json
 import os
 import random
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -325,13 +325,14 @@ def mapped_by_processes(folder: Path, paths: list[str]) -> Iterator[list[int]]:
             process.kill()
 
 
-def in_process(what: str, folder: Path, asked: Questions, pids: Sequence[int] = ()) -> dict[str, Any]:
-    cache = Path(tempfile.mkdtemp(dir=folder))
+def in_process(
+    what: str, folder: Path, asked: Questions, pids: Sequence[int] = (), *, cache: Path | None = None
+) -> dict[str, Any]:
+    cache = cache or Path(tempfile.mkdtemp(dir=folder))
     given, output = folder / "ours.in", folder / "ours.out"
     given.write_text(json.dumps({"asked": asked, "pids": list(pids)}))
     command = [sys.executable, __file__, "--process", what, str(cache), str(given), str(output), str(time.monotonic())]
     subprocess.run(command, check=True)
-    shutil.rmtree(cache)
     found: dict[str, Any] = json.loads(output.read_text())
     return found
 
@@ -436,8 +437,10 @@ def bench(folder: Path) -> None:
     output = folder / "answers"
     print("cold")
     row("llvm-symbolizer --inlines", llvm := llvm_symbolizer(asked, output=output))
-    ours = in_process("files", folder, asked)
+    ours = in_process("files", folder, asked, cache=folder / "symbols")
     row("pilotlight", ours["cold"])
+    next_start = in_process("files", folder, asked, cache=folder / "symbols")["cold"]
+    row("pilotlight, next start", next_start)
     row("addr2line -i", addr2line_cold := addr2line(asked, output=output))
     print("warm")
     llvm_warm = (llvm_symbolizer(asked, passes=1 + PASSES, output=output) - llvm) / PASSES
@@ -464,6 +467,7 @@ def bench(folder: Path) -> None:
 
     print("\ngoals")
     verdict(f"cold: {llvm / ours['cold']:.2f} x llvm-symbolizer (1)", ours["cold"] <= llvm)
+    verdict(f"next start: {llvm / next_start:.2f} x llvm-symbolizer (1)", next_start <= llvm)
     verdict(f"warm: {llvm_warm / ours['warm']:.1f} x llvm-symbolizer (2)", 2 * ours["warm"] <= llvm_warm)
     verdict(f"agreement with llvm-symbolizer: {by_llvm:.3%} (99.9 %)", by_llvm >= 0.999)
     few = many["grown by few"] / 1e6

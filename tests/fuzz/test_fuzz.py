@@ -1,6 +1,6 @@
 """Fuzzing for a while in each run of the tests, and that it would find what it looks for.
 
-PILOTLIGHT_FUZZ_SECONDS is how much CPU time it may take in all (15); `make fuzz` takes longer, with inputs of its own.
+PILOTLIGHT_FUZZ_SECONDS is how much CPU time it may take in all (10); `make fuzz` takes longer, with inputs of its own.
 """
 
 from __future__ import annotations
