@@ -18,6 +18,7 @@ clang-format clang-format
 gcc gcc
 strip binutils
 gdb gdb
+/usr/sbin/bpftool bpftool
 debuginfod debuginfod
 debuginfod-find debuginfod
 dwz dwz
