@@ -145,7 +145,8 @@ class Collector:
 
     def losses(self) -> str:
         """What was lost on the way since the last call, in sentences; "" where nothing was."""
-        said = [self.processes.losses(), self._unwinder.losses() if self._unwinder is not None else ""]
+        others = (self._unwinder, self._symfiles)
+        said = [self.processes.losses(), *(other.losses() for other in others if other is not None)]
         return " ".join(filter(None, said))
 
     def close(self) -> None:

@@ -234,6 +234,14 @@ def test_what_costs_the_builder_its_life_is_tried_a_few_times(start: Start, monk
     assert built(symfiles, OTHER, "symbols main")
 
 
+def test_debug_information_that_cannot_be_used_is_told_of_once_and_what_is_not_there_never(start: Start) -> None:
+    symfiles = start()
+    assert not built(symfiles, ID, "refuse") and not built(symfiles, OTHER, "none")
+    assert symfiles.why_not(OTHER) == "there is no debug information"
+    assert symfiles.losses() == "There will be no lines and inlined functions of it (it is of no use)."
+    assert symfiles.losses() == ""
+
+
 def test_what_takes_too_long_is_given_up(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     symfiles = start()
     monkeypatch.setattr(symfiles, "_seconds", 0.0)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from symbolizer.builder import BuildError, in_memory
 from symbolizer.cachefolder import SEAL_BYTES
 from symbolizer.debuginfo.symfile import SymFileError
-from symbolizer.debuginfo.symfiles import MOST_FILE_BYTES, symbol_folder
+from symbolizer.debuginfo.symfiles import MOST_FILE_BYTES, NOTHING_THERE, symbol_folder
 
 if TYPE_CHECKING:
     from symbolizer.debuginfo.debuginfod import Debuginfod
@@ -57,7 +57,7 @@ def build(binary: int, path: str, roots: Sequence[int], debuginfod: Sequence[str
     why: list[str] = []
     info = find_debug_info(binary, path, roots, _fetch(tuple(debuginfod), why) if debuginfod else None, why)
     if info is None:
-        raise BuildError("; ".join(["there is no debug information", *why]), final=False)
+        raise BuildError("; ".join([NOTHING_THERE, *why]), final=False)
     try:
         contents = build_symfile(lambda offset, size: read_at(binary, offset, size), info)
     except SymFileError as error:

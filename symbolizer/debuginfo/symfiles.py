@@ -21,11 +21,14 @@ from pathlib import Path
 from symbolizer.builder import Builder, Failure
 from symbolizer.cachefolder import SEAL_BYTES, CacheFolder, is_build_id
 from symbolizer.debuginfo.symfile import SymFile, SymFileError
+from symbolizer.names import clean_name
+from symbolizer.unknown import file_name
 
 DEFAULT_LIMIT_BYTES = 1 << 30
 VERSION = 1
 """Of what is kept: to be raised when symbol files get another form, or when more is put into them than before."""
 
+NOTHING_THERE = "there is no debug information"
 RETRY_SECONDS = 3600.0
 MOST_OPEN = 128
 MOST_WAITING = 32
@@ -39,6 +42,7 @@ _MOST_LOST = 3
 _SECONDS, _SECONDS_WITH_DEBUGINFOD = 30.0, 120.0
 _TOUCH_SECONDS = 600.0
 _LOOK_SECONDS = 1.0
+_MOST_SAID, _LONGEST_SAID = 5, 200
 
 
 @dataclass(slots=True)
@@ -106,6 +110,7 @@ class SymFiles:
         self._opened: OrderedDict[str, _Opened] = OrderedDict()
         self._negatives: dict[str, _Negative] = {}
         self._news: list[str] = []
+        self._unusable: list[str] = []
 
     def request(self, build_id: str, binary: int, path: str, roots: Sequence[int] = ()) -> None:
         """Asks for the symbol file of the binary open as `binary`, at `path` in the eyes of its process.
@@ -198,6 +203,15 @@ class SymFiles:
         self._wait(lambda: not self._asked, seconds)
         return not self._asked
 
+    def losses(self) -> str:
+        """One sentence on debug information that could not be used, since the last call; "" where there was none."""
+        unusable, self._unusable = self._unusable, []
+        if not unusable:
+            return ""
+        named = ", ".join(unusable[:_MOST_SAID])
+        more = f" and {len(unusable) - _MOST_SAID} more" if len(unusable) > _MOST_SAID else ""
+        return f"There will be no lines and inlined functions of {named}{more}."
+
     def fileno(self) -> int:
         """A descriptor that is readable when poll() has something new; -1 while nothing is being built."""
         return self._builder.fileno()
@@ -219,6 +233,7 @@ class SymFiles:
         self._opened.clear()
         self._negatives.clear()
         self._news.clear()
+        self._unusable.clear()
 
     def _wait(self, is_over: Callable[[], bool], seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -234,8 +249,10 @@ class SymFiles:
 
     def _advance(self) -> None:
         for build_id, answer in self._builder.finished():
-            self._asked.pop(build_id, None)
+            asked = self._asked.pop(build_id, None)
             self._news.append(build_id)
+            if isinstance(answer, Failure) and asked is not None and not answer.reason.startswith(NOTHING_THERE):
+                self._unusable.append(f"{file_name(asked.path)} ({clean_name(answer.reason, _LONGEST_SAID)})")
             if isinstance(answer, Failure):
                 self._fail(build_id, answer)
             else:
