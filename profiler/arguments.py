@@ -52,10 +52,9 @@ def seconds(text: str) -> float:
 
 
 def pid(text: str) -> int:
-    found = pids(text)
-    if len(found) != 1:
+    if not text.isdecimal() or not 0 < int(text) < 1 << 32:
         raise argparse.ArgumentTypeError(f"{text!r} is no pid")
-    return found[0]
+    return int(text)
 
 
 def pids(text: str) -> list[int]:
