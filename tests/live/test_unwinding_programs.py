@@ -104,7 +104,7 @@ def interpreters(tmp_path_factory: pytest.TempPathFactory) -> Profile:
 def test_stripped_cpython_reaches_its_root(name: str, interpreters: Profile) -> None:
     samples = longest_run(samples_of(interpreters, f"py-{name}"[:15]))
     known = once_known(samples)
-    assert total(known) > 200
+    assert total(known) > 50
     assert share_to_root(known) >= 0.99, fates(known)
     assert max(len(user_functions(sample)) for sample in known) > 15
 
@@ -128,10 +128,10 @@ def test_a_compiler_reaches_its_root(source: Path, record: Record) -> None:
     clang = os.path.realpath(shutil.which("clang") or "")
     compiling = ["-cc1", "-triple", "x86_64-pc-linux-gnu", "-emit-obj", "-O2", "-o", "/dev/null", str(source)]
     samples = record_second_run(record, [clang, "--version"], [clang, *compiling])
-    assert total(samples) > 500
+    assert total(samples) > 125
     assert share_to_root(samples) >= 0.98, fates(samples)
     in_llvm = [s for s in samples if any("llvm::" in name for name in user_functions(s))]
-    assert total(in_llvm) > 300
+    assert total(in_llvm) > 75
 
 
 @pytest.mark.parametrize("flags", [(), ("--perf-basic-prof", "--interpreted-frames-native-stack")])
@@ -140,11 +140,11 @@ def test_javascript_and_the_engine_under_it_reach_the_root(flags: tuple[str, ...
     samples = record_second_run(record, [node, "-e", "0"], [node, *flags, str(WORKLOADS / "interpreter.js"), "1"])
     at_work = [s for s in samples if any("SpinEventLoop" in name for name in user_functions(s))]
     assert share_to_root(samples) >= 0.98, fates(samples)
-    assert total(at_work) > 200
+    assert total(at_work) > 50
     assert share_to_root(at_work) == 1, fates(at_work)
     if flags:
         named = [s for s in at_work if any("burnJavaScript" in name for name in functions(s))]
-        assert total(named) > 20
+        assert total(named) > 5
 
 
 JAVA = shutil.which("java") and shutil.which("javac")
@@ -158,7 +158,7 @@ def test_java_reaches_its_root_where_it_keeps_frame_pointers(keeps: bool, record
     learn(java, *glob.glob(f"{Path(java).parents[1]}/lib/**/lib*.so", recursive=True))
     flag = f"-XX:{'+' if keeps else '-'}PreserveFramePointer"
     samples = record_second_run(record, [java, "-version"], [java, flag, "-cp", str(tmp_path), "Busy", "1"])
-    assert total(samples) > 200
+    assert total(samples) > 50
     if keeps:
         assert share_to_root(samples) >= 0.95, fates(samples)
         return
@@ -175,7 +175,7 @@ def test_rust_reaches_its_root(build: Build, record: Record) -> None:
     program = build("rustc", "chain.rs", "-O")
     samples = record_second_run(record, [str(program), "0"], [str(program), "1"])
     at_work = [s for s in samples if any(name.endswith("::f00") for name in user_functions(s))]
-    assert total(at_work) > 100
+    assert total(at_work) > 25
     assert share_to_root(at_work) >= 0.99, fates(at_work)
     exact = 0
     for sample in at_work:
@@ -190,11 +190,11 @@ def test_go_reaches_its_root(build: Build, record: Record) -> None:
     program = build("go build", "goroutines.go")
     samples = record_second_run(record, [str(program), "0"], [str(program), "1"])
     roots = ("runtime.goexit", "runtime.goexit.abi0", "runtime.mcall", "runtime.systemstack.abi0", "runtime.clone.abi0")
-    assert total(samples) > 200
+    assert total(samples) > 50
     of_main = [s for s in samples if "main.main" in user_functions(s)]
     of_goroutines = [s for s in samples if "main.inTurn" in user_functions(s)]
     for part, expected in ((of_main, ["runtime.main"]), (of_goroutines, ["main.main.func1"])):
-        assert total(part) > 50
+        assert total(part) > 12
         assert share_to_root(part, *roots) >= 0.99, fates(part, *roots)
         for sample in part:
             names = user_functions(sample)
@@ -253,7 +253,7 @@ def test_a_daemon_that_forks_for_every_client_reaches_its_root(record: Record, t
             clients.join()
     samples = samples_of(profile, "sshd")
     known = once_known(samples)
-    assert total(known) > 50
+    assert total(known) > 12
     assert share_to_root(known) >= 0.9, fates(known)  # few samples, many of them of processes that are just ending
 
 
@@ -291,7 +291,7 @@ def test_no_fewer_stacks_reach_their_root_than_with_perf(
         command = [str(program), "-cc1", "-triple", "x86_64-pc-linux-gnu", "-S", "-O1", "-o", "/dev/null", str(source)]
     theirs, seen = perf_share(command, tmp_path)
     ours = record_second_run(record, first, command)
-    assert seen > 50 and total(ours) > 100
+    assert seen > 12 and total(ours) > 100
     # perf copies the mappings of the very process it starts; by one tick, ours may be a moment too early.
     assert share_to_root(ours) >= theirs - 1 / total(ours), (theirs, fates(ours))
 
