@@ -18,6 +18,7 @@ import sys
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from profiler.processes import read_maps
@@ -26,7 +27,7 @@ from symbolizer.files import NotRegularError, open_link
 from symbolizer.names import clean_name
 from symbolizer.naming.short_names import short_name
 from symbolizer.symbolizer import Symbolizer
-from symbolizer.types import Frame, Kind, Location, Mapping, Reason
+from symbolizer.types import Binary, Frame, Kind, Location, Mapping, Reason
 
 _PIECE = 1 << 16
 _ADDRESS = re.compile(r"\s*(?:0[xX])?([0-9a-fA-F]{1,16})(?:\s|$)", re.ASCII)
@@ -63,7 +64,7 @@ def run_symbolize(options: SymbolizeOptions, symfiles: SymFiles | None) -> int:
     are answered also where something given was no address."""
     symbolizer = Symbolizer(symfiles)
     locate = _of_process(symbolizer, symfiles, options.pid) if options.pid else _of_file(symbolizer, options.elf)
-    show = _as_json if options.json else _as_text
+    show = partial(_as_json, file_of=symbolizer.kernel_file) if options.json else _as_text
     strange: list[str] = []
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -187,12 +188,20 @@ def _place(frame: Frame, options: SymbolizeOptions) -> str:
     return f"{file or '??'}:{frame.line or (0 if _is_nowhere(frame) else '?')}"
 
 
-def _as_json(text: str, address: int | None, location: Location | None, options: SymbolizeOptions) -> str:
+def _as_json(
+    text: str,
+    address: int | None,
+    location: Location | None,
+    options: SymbolizeOptions,
+    file_of: Callable[[Binary], str],
+) -> str:
     if address is None or location is None:
         return json.dumps({"address": text.strip(), "error": "not a hexadecimal address", "frames": []})
     found: dict[str, Any] = {"address": f"0x{address:x}"}
     if location.binary:
         found["binary"] = {"path": location.binary.path, "build_id": location.binary.build_id}
+        if location.frames[-1].kind in (Kind.KERNEL, Kind.MODULE) and (file := file_of(location.binary)):
+            found["binary"]["file"] = file
         if options.pid:
             found["offset"] = f"0x{location.address:x}"
     found["frames"] = [_frame_object(frame) for frame in location.frames]

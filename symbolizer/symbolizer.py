@@ -90,6 +90,10 @@ class Symbolizer:
         """One Location for each absolute address of kernel code, already adjusted for lookup."""
         return self._kernel.locations(addresses)
 
+    def kernel_file(self, binary: Binary) -> str:
+        """The file that the code of a kernel's or module's binary is from, see Kernel.file(); "" where unknown."""
+        return self._kernel.file(binary)
+
     def user(
         self,
         pid: int,

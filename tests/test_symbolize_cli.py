@@ -18,6 +18,7 @@ import pytest
 from profiler.processes import read_maps
 from profiler.symbolize import SymbolizeError, SymbolizeOptions, parse_address, run_symbolize
 from symbolizer.debuginfo.symfiles import SymFiles
+from symbolizer.kernel.kernel import Kernel
 
 PILOTLIGHT = str(Path(sys.executable).with_name("pilotlight"))
 NOBODY = 65534
@@ -279,8 +280,13 @@ def running(c_program: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_addresses_of_a_process_are_named_kernel_ones_too(
-    running: subprocess.Popen[bytes], c_program: Path, symfiles: SymFiles, capsys: pytest.CaptureFixture[str]
+    running: subprocess.Popen[bytes],
+    c_program: Path,
+    symfiles: SymFiles,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(Kernel, "file", lambda kernel, binary: f"/boot/{binary.path.strip('[]')}")
     mapping = next(m for m in read_maps(running.pid) if m.path == os.path.realpath(c_program))
     total = function_range(c_program, "total")
     at = [hex(mapping.start - mapping.offset + address) for address in total]
@@ -297,6 +303,7 @@ def test_addresses_of_a_process_are_named_kernel_ones_too(
         int(a, 16) - mapping.start + mapping.offset for a in at
     ]
     assert in_kernel["frames"][-1]["function"] == name and in_kernel["frames"][-1]["kind"] == "kernel"
+    assert in_kernel["binary"]["file"] == "/boot/kernel" and "file" not in in_total[0]["binary"]
     assert nowhere["frames"] == [
         {"function": "[no mapping]", "short": "[no mapping]", "kind": "unknown", "reason": "no mapping"}
     ]

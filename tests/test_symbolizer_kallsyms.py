@@ -394,21 +394,6 @@ def test_init_code_of_a_module_has_names_until_the_module_has_started(
     assert one(kernel, 0xFFFFFFFFC0500004).frames[0].reason is Reason.OUTSIDE_SYMBOLS
 
 
-def test_names_of_bpf_programs_are_read_again_when_somebody_saw_a_change(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = clock(monkeypatch)
-    kernel = host(tmp_path)
-    own = one(kernel, 0xFFFFFFFF81000110)
-    assert one(kernel, 0xFFFFFFFFC0200010).frames[0].function == "sched"
-    (tmp_path / "kallsyms").write_bytes(TEXT.replace(b"_sched\t", b"_other\t"))
-    now[0] += RETRY_SECONDS + 1
-    assert one(kernel, 0xFFFFFFFFC0200010).frames[0].function == "sched"
-    kernel.changed()
-    assert one(kernel, 0xFFFFFFFFC0200010).frames[0].function == "other"
-    assert one(kernel, 0xFFFFFFFF81000110) is own
-
-
 def test_what_modules_do_is_no_matter_where_only_the_kernels_own_text_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

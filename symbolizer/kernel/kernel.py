@@ -30,10 +30,9 @@ class Kernel:
     """The kernel's code, named by one table that is read again when it proves out of date.
 
     That is: when an address is in none of its symbols, but at most every RETRY_SECONDS, and the more
-    seldom the more often that was in vain; when modules came, went or ended their start, or somebody
-    who watches said that code did (`changed`), since other code may be where the table still shows that
-    of then; and for the same reason when it is older than STALE_SECONDS. Nothing of this concerns the
-    kernel's own text, which stays what it is.
+    seldom the more often that was in vain; when modules came, went or ended their start, since other
+    code may be where the table still shows that of then; and for the same reason when it is older than
+    STALE_SECONDS. Nothing of this concerns the kernel's own text, which stays what it is.
 
     Binaries are called as people know them: "[kernel]", "[nf_tables]", "[bpf]", "[ftrace]". The file that
     a module is from does not change that (see `file`). Source files and lines come with the frames as
@@ -70,10 +69,6 @@ class Kernel:
             self._name(missing, set(addresses))
             known = self._locations
         return [known[address] for address in addresses]
-
-    def changed(self) -> None:
-        """Somebody saw code come or go, as PERF_RECORD_KSYMBOL tells of BPF programs: to be read again when needed."""
-        self._outdated = True
 
     def improve(self, keys: Collection[str]) -> list[Location]:
         """Names code again whose symbol files have come, by their keys; returns the Locations that this made better."""
