@@ -15,7 +15,7 @@ from profiler.formats.pprof import read_pprof, write_pprof
 from profiler.model import Accounting, Profile, Sample, StackTable, Window
 from symbolizer.types import Binary, Frame, Kind, Location, Reason
 
-MESSAGE: Any = pprof._message_class("Profile")
+MESSAGE: Any = pprof._Message
 WINDOW = Window(1_763_683_200_000_000_000, 1_763_683_210_000_000_000)
 
 
