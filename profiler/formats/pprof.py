@@ -18,12 +18,11 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory  # type: ignore[import-untyped]
-
 from profiler.accounting import account_lines
 from profiler.event_names import is_cpu, type_and_unit
 from profiler.formats.json import heading_object
 from profiler.formats.names import encodable
+from profiler.formats.protobuf import message_classes
 from profiler.model import Profile
 from symbolizer.types import Binary, Frame, Kind, Location, Reason
 
@@ -53,36 +52,7 @@ _FIELDS: Final = {
 }
 
 
-def _message_class(name: str) -> Any:
-    """The protobuf class of a message in `_FIELDS`, made from its description."""
-    types = descriptor_pb2.FieldDescriptorProto
-    scalars = {
-        "int64": types.TYPE_INT64,
-        "uint64": types.TYPE_UINT64,
-        "bool": types.TYPE_BOOL,
-        "string": types.TYPE_STRING,
-    }
-    package = "perftools.profiles"
-    file = descriptor_pb2.FileDescriptorProto(name="profile.proto", package=package, syntax="proto3")
-    for message, fields in _FIELDS.items():
-        described = file.message_type.add(name=message)
-        for words in fields.split(","):
-            number, field, type_name = words.split()
-            base = type_name.removesuffix("*")
-            added = described.field.add(
-                name=field,
-                number=int(number),
-                label=types.LABEL_REPEATED if type_name.endswith("*") else types.LABEL_OPTIONAL,
-                type=scalars.get(base, types.TYPE_MESSAGE),
-            )
-            if base not in scalars:
-                added.type_name = f".{package}.{base}"
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.{name}"))
-
-
-Message: Final = _message_class("Profile")
+Message: Final = message_classes("perftools.profiles", _FIELDS)["Profile"]
 
 
 def write_pprof(profile: Profile) -> bytes:
