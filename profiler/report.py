@@ -49,7 +49,7 @@ def report(
     rank = total if children else own
     rows = sorted(rank, key=lambda row: (-rank[row], -own.get(row, 0), row))
     shown = [row for row in rows if 100 * rank[row] >= percent_limit * whole]
-    cells = [[_cell(text) for text in row] for row in shown]
+    cells = [[cell(text) for text in row] for row in shown]
     titles = [_TITLES[key] for key in keys]
     widths = [max([len(title), *(len(row[at]) for row in cells)]) for at, title in enumerate(titles)]
     unit = unit_of(profile.event)
@@ -78,8 +78,8 @@ def _heading(profile: Profile, whole: int) -> list[str]:
     rate = f" at {profile.hz} Hz" if unit_of(profile.event) == "samples" else ""
     where = f"{profile.host}: " if profile.host else ""
     return [
-        _cell(f"{where}{profile.event}{rate}{of_time}, {whole:,} {unit_of(profile.event)}"),
-        *map(_cell, account_lines(profile.accounting)),
+        cell(f"{where}{profile.event}{rate}{of_time}, {whole:,} {unit_of(profile.event)}"),
+        *map(cell, account_lines(profile.accounting)),
     ]
 
 
@@ -141,7 +141,7 @@ def _pad(text: str, width: int) -> str:
     return text.ljust(width)
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Text that stays on its line whatever it holds."""
     text = (
         text
