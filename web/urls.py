@@ -23,6 +23,10 @@ def flamegraph(query: Query = (), extension: str = "") -> str:
     return _with(f"/flamegraph{'.' + extension if extension else ''}", query)
 
 
+def open_file() -> str:
+    return "/open"
+
+
 def static(name: str) -> str:
     return f"/static/{name}"
 

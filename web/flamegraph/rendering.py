@@ -47,20 +47,21 @@ class Rendered:
     problems: tuple[str, ...] = ()
 
 
-def render(files: Sequence[ReadFile], extension: str, options: Options) -> Rendered:
+def render(files: Sequence[ReadFile], extension: str, options: Options, *, script_href: str | None = None) -> Rendered:
     """All profiles of one event of these files, merged, in one of EXTENSIONS.
 
     Raises ValueError, with a sentence, for an event that no file has, for rates that cannot be merged, and for
-    numbers that the format cannot hold.
+    numbers that the format cannot hold. The script of a picture is at `script_href` where that is given.
     """
     tables = [table for file in files for table in file.tables]
     if len(tables) == 2 and len(files) == 1:
-        return render_difference(files, files, extension, options)
+        return render_difference(files, files, extension, options, script_href=script_href)
     if len(tables) == len(files) == 1 and extension in PICTURES and not options.event:
-        return Rendered(_picture(tables[0], Caption(options.title), extension, options))
+        return Rendered(_picture(tables[0], Caption(options.title), extension, options, script_href))
     profile, problems = merged(files, options.event)
     if extension in PICTURES:
-        return Rendered(_picture(stack_table(profile), caption(profile, options.title), extension, options), problems)
+        described = caption(profile, options.title)
+        return Rendered(_picture(stack_table(profile), described, extension, options, script_href), problems)
     if options.reverse:
         raise ValueError(f"stacks can be turned round in {' and '.join(PICTURES)} only")
     return Rendered(writer_for(extension)(profile), problems)
@@ -80,6 +81,7 @@ def render_difference(
     options: Options,
     *,
     absolute: bool = False,
+    script_href: str | None = None,
 ) -> Rendered:
     """What changed from some files to others, in one of DIFFERENCES. Raises ValueError, with a sentence.
 
@@ -120,7 +122,7 @@ def render_difference(
         unit=unit_of(new.event),
         background="cpu" if is_cpu(new.event) or not new.heading else "other",
     )
-    svg = write_diff_svg(tree, described, absolute=absolute)
+    svg = write_diff_svg(tree, described, absolute=absolute, script_href=script_href)
     return Rendered(svg if extension == ".svg" else _page(svg, described.title), problems)
 
 
@@ -130,7 +132,7 @@ def merged(files: Sequence[ReadFile], event: str = "") -> tuple[Profile, tuple[s
     Says which others there are. Raises ValueError where no file has the event, and for rates without a common one.
     """
     profiles = [profile for file in files for profile in profiles_of(file)]
-    events = list(dict.fromkeys(profile.event for profile in profiles))
+    events = events_of(files)
     chosen = event or events[0]
     if chosen not in events:
         raise ValueError(f"there is no event {chosen[:100]!r}; there are {', '.join(events)}")
@@ -145,6 +147,15 @@ def merged(files: Sequence[ReadFile], event: str = "") -> tuple[Profile, tuple[s
     hosts = ", ".join(dict.fromkeys(profile.host for profile in fitting if profile.host))
     common = {key: value for key, value in one.labels.items() if all(p.labels.get(key) == value for p in fitting)}
     return replace(one, host=hosts, labels=common), problems
+
+
+def events_of(files: Sequence[ReadFile]) -> tuple[str, ...]:
+    """The events that files hold, in their order."""
+    return tuple(dict.fromkeys(event for file in files for event in _events(file)))
+
+
+def _events(file: ReadFile) -> list[str]:
+    return [profile.event for profile in file.profiles] or [ASSUMED[0]]
 
 
 def caption(profile: Profile, title: str) -> Caption:
@@ -226,8 +237,10 @@ def _scaled(old: _Side, new: _Side) -> tuple[StackTable, StackTable]:
     )
 
 
-def _picture(table: StackTable, described: Caption, extension: str, options: Options) -> bytes:
-    svg = write_svg(build_tree(_reversed(table) if options.reverse else table), described)
+def _picture(
+    table: StackTable, described: Caption, extension: str, options: Options, script_href: str | None = None
+) -> bytes:
+    svg = write_svg(build_tree(_reversed(table) if options.reverse else table), described, script_href=script_href)
     return svg if extension == ".svg" else _page(svg, described.title)
 
 

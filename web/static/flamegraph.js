@@ -10,6 +10,11 @@
   const { caption, layout, frames } = data;
   const standalone = svg === document.documentElement;
 
+  // A page that holds the picture and takes it away tells it so, and it stops listening to the page.
+  const closing = new AbortController();
+  const { signal } = closing;
+  svg.addEventListener("pilotlight:close", () => closing.abort());
+
   // Shown by a page of the same origin, the picture keeps its state in that page's address, so that
   // what people bookmark and send around is what they see.
   const holder = window.frameElement;
@@ -691,7 +696,7 @@
     if (document.activeElement !== box.group) return;
     event.preventDefault();
     insert(event.clipboardData.getData("text/plain"));
-  });
+  }, { signal });
   box.group.addEventListener("focusout", () => { box.all = false; });
 
   // ---------------------------------------------------------------- what people do
@@ -722,8 +727,8 @@
     const node = nodeAt(event.target);
     if (node >= 0) change({ zoom: node });
   });
-  document.addEventListener("pointerdown", () => { byKeyboard = false; drawRing(); }, true);
-  document.addEventListener("keydown", () => { byKeyboard = true; }, true);
+  document.addEventListener("pointerdown", () => { byKeyboard = false; drawRing(); }, { capture: true, signal });
+  document.addEventListener("keydown", () => { byKeyboard = true; }, { capture: true, signal });
   svg.addEventListener("focusin", (event) => {
     const node = nodeAt(event.target);
     if (node >= 0) {
@@ -805,7 +810,7 @@
     else return;
     event.preventDefault();
   }
-  document.addEventListener("keydown", shortcut);
+  document.addEventListener("keydown", shortcut, { signal });
   if (holder) page.document.addEventListener("keydown", shortcut);
 
   const pointedAt = () => (hovered >= 0 ? hovered : current);
@@ -824,7 +829,7 @@
     if (String(document.getSelection())) return;
     event.clipboardData.setData("text/plain", document.activeElement === box.group ? box.value : nameOf(pointedAt()));
     event.preventDefault();
-  });
+  }, { signal });
 
   // ---------------------------------------------------------------- the address
 
@@ -896,13 +901,13 @@
     draw();
   }
 
-  page.addEventListener("hashchange", restore);
-  window.addEventListener("scroll", () => { placeToolbar(); drawStatus(); placeDetails(); }, { passive: true });
+  page.addEventListener("hashchange", restore, { signal });
+  window.addEventListener("scroll", () => { placeToolbar(); drawStatus(); placeDetails(); }, { passive: true, signal });
   let pending = 0;
   window.addEventListener("resize", () => {
     cancelAnimationFrame(pending);
     pending = requestAnimationFrame(draw);
-  });
+  }, { signal });
 
   // The markup could only guess how wide the words of the legend are.
   for (const text of byId("legend").querySelectorAll("text")) {
