@@ -185,6 +185,14 @@ def test_comments_tell_the_host_and_the_rate() -> None:
     assert (profile.host, profile.hz) == ("web-1", 49)
 
 
+def test_a_command_line_of_several_lines_does_not_end_the_comments() -> None:
+    text = "# ========\n# hostname : web-1\n# cmdline : perf record -F 49 -- python -c x = 1\nprint 3\n\ny 1.5: 2\n"
+    text += "# ========\n#\n"
+    file = read_perf_script((text + "x 1/1 1.0: cycles:" + STACK).encode())
+    assert file.profiles[0].hz == 49 and file.profiles[0].accounting.sampled == 1
+    assert not any("left out" in problem for problem in file.problems)
+
+
 def test_a_rate_that_is_not_told_is_assumed_and_said() -> None:
     file = read_perf_script(("x 1/1 1.0: cycles:" + STACK).encode())
     assert file.profiles[0].hz == 100

@@ -41,11 +41,12 @@ _FRAME: Final = re.compile(
     r"\s*(?:(?P<address>[0-9a-f]{1,16})\s+)?(?P<name>\S.*?)\s*\((?P<dso>[^()]*(?:\(deleted\))?)\)"
 )
 _FRAME_BRACKETED: Final = re.compile(r"\s*(?P<address>[0-9a-f]{1,16})\s+(?P<name>\S.*?)\s*\((?P<dso>/.*)\)")
-_FRAME_WITHOUT_FILE: Final = re.compile(r"\s*(?P<address>[0-9a-f]{3,16})(?:\s+(?P<name>\S.*?))?\s*(?P<dso>)")
+_FRAME_WITHOUT_FILE: Final = re.compile(r"\s+(?P<address>[0-9a-f]{1,16})(?:\s+(?P<name>\S.*?))?\s*(?P<dso>)")
 _LINE: Final = re.compile(r"\s+(?P<file>\S.*):(?P<line>\d{1,9})(?: \(discriminator \d+\))?")
 _NO_LINE: Final = re.compile(r"\s+\S.*\[[0-9a-f]+\]|\s*\?\?:\d+")
 _OFFSET: Final = re.compile(r"\+0x[0-9a-f]+$")
 _JIT_FILE: Final = re.compile(r"(?:.*/)?(?:perf-\d+\.map|jitted-\d+-\d+\.so)|//anon.*|\[anon.*|anon")
+_RULE: Final = b"# ========"
 _HOST: Final = re.compile(r"^# hostname : (\S+)", re.M)
 _RATE: Final = re.compile(r"sample_freq \} = (\d{1,7}),|^# cmdline : .* (?:-F|--freq[ =]) ?(\d{1,7})\b", re.M)
 _TIMED: Final = ("cpu-clock", "task-clock")
@@ -63,10 +64,12 @@ class _Event:
 
 def is_perf_script(data: bytes) -> bool:
     """Whether text that begins like this is perf script's: its first line that is no comment names a thread."""
+    if data.startswith(_RULE):
+        return True
     for line in data[: 1 << 16].splitlines():
         if line.strip() and not line.startswith(b"#"):
             return _header(line.decode(errors="surrogateescape")) is not None
-    return data.startswith(b"# ========")
+    return False
 
 
 def read_perf_script(data: bytes) -> ReadFile:
@@ -77,8 +80,9 @@ def read_perf_script(data: bytes) -> ReadFile:
     if b"\r" in data:
         data = data.replace(b"\r\n", b"\n")
     reader = _Reader()
-    comments = b"\n".join(line for line in data[: 1 << 20].split(b"\n") if line.startswith(b"#"))
-    at = 0
+    # The heading of perf script --header. The command line in it may have lines of its own.
+    at = max(data.find(b"\n" + _RULE, 0, 1 << 20), 0) if data.startswith(_RULE) else 0
+    comments = data[:at]
     while at < len(data):
         end = data.find(b"\n\n", at)
         end = len(data) if end < 0 else end
