@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,7 +26,13 @@ class WriteError(Exception):
 
 def read_files(paths: Sequence[str], say: Say) -> list[ReadFile]:
     """The files at these paths; "-" is stdin. Says what was left out of them. Raises FileError."""
-    return [_read(path, say) for path in paths]
+    # All of it is needed to the end: to look through it for what is not, again and again, takes as long as reading.
+    gc.disable()
+    try:
+        return [_read(path, say) for path in paths]
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _read(path: str, say: Say) -> ReadFile:

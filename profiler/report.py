@@ -85,34 +85,51 @@ def _heading(profile: Profile, whole: int) -> list[str]:
 
 def _weights(profile: Profile, keys: Sequence[str], children: bool) -> tuple[dict[Row, int], dict[Row, int]]:
     """Self and total of each row."""
-    of_sample = [_OF_SAMPLE[key] if key not in _OF_FRAMES else None for key in keys]
-    of_location: dict[int, list[Row]] = {}
-    own: dict[Row, int] = {}
-    total: dict[Row, int] = {}
-    seen: dict[tuple[tuple[int, ...], Row], tuple[Row | None, frozenset[Row]]] = {}
-    by_frames = any(found is None for found in of_sample)
+    of_sample = [_OF_SAMPLE.get(key, _nothing) for key in keys]
+    by_frames = not _OF_FRAMES.isdisjoint(keys)
+    numbers: dict[Row, int] = {}
+    # The rows of each location's frames, by their numbers, for each of what is told of the samples that are in it.
+    known: dict[Row, dict[int, tuple[int, ...]]] = {}
+    own: list[int] = []
+    total: list[int] = []
+
+    def number(row: Row) -> int:
+        found = numbers.setdefault(row, len(numbers))
+        if found == len(own):
+            own.append(0)
+            total.append(0)
+        return found
+
     for sample in profile.samples:
-        about = tuple("" if found is None else found(sample) for found in of_sample)
-        place = (tuple(map(id, sample.stack)), about)
-        known = seen.get(place)
-        if known is None:
-            rows: list[Row] = []
-            for location in sample.stack if by_frames else ():
-                parts = of_location.get(id(location))
-                if parts is None:
-                    parts = of_location[id(location)] = [_of_frame(location, frame, keys) for frame in location.frames]
-                rows.extend(tuple(a or p for a, p in zip(about, part, strict=True)) for part in parts)
-            if not rows:
-                rows = [
-                    tuple(a or ("[no stack]" if key == "symbol" else "") for a, key in zip(about, keys, strict=True))
-                ]
-            known = seen[place] = (rows[0], frozenset(rows))
-        leaf, all_rows = known
-        if leaf is not None:
-            own[leaf] = own.get(leaf, 0) + sample.count
-        for row in all_rows if children else ():
-            total[row] = total.get(row, 0) + sample.count
-    return own, total
+        about = tuple([of(sample) for of in of_sample])
+        of_location = known.setdefault(about, {})
+        rows: list[int] = []
+        for location in sample.stack if by_frames else ():
+            found = of_location.get(id(location))
+            if found is None:
+                parts = [_of_frame(location, frame, keys) for frame in location.frames]
+                found = tuple([number(tuple([a or p for a, p in zip(about, part, strict=True)])) for part in parts])
+                of_location[id(location)] = found
+            rows.extend(found)
+            if not children:
+                break
+        if not rows:
+            rows = [
+                number(
+                    tuple([a or ("[no stack]" if key == "symbol" else "") for a, key in zip(about, keys, strict=True)])
+                )
+            ]
+        own[rows[0]] += sample.count
+        for row in set(rows) if children else ():
+            total[row] += sample.count
+    return (
+        {row: own[at] for row, at in numbers.items() if own[at]},
+        {row: total[at] for row, at in numbers.items() if total[at]},
+    )
+
+
+def _nothing(_: Sample) -> str:
+    return ""
 
 
 _OF_SAMPLE: Final[dict[str, Callable[[Sample], str]]] = {

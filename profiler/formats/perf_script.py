@@ -17,7 +17,7 @@ length is known; addresses are those of the process.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -103,6 +103,25 @@ def _header(line: str) -> re.Match[str] | None:
     return _HEADER.fullmatch(line) or _HEADER_WITHOUT_TIME.fullmatch(line)
 
 
+class _Plain(dict[bytes, Location | None]):
+    """The location of a line that is one of itself; None where others belong to it, or it is no frame."""
+
+    def __init__(self, read: Callable[[bytes], tuple[Frame, str, int] | None]) -> None:
+        super().__init__()
+        self._read = read
+        self.several = False  # whether any location has more frames than one
+
+    def __missing__(self, line: bytes) -> Location | None:
+        read = self._read(line)
+        found = None
+        if read is not None and read[0].function and read[1] != "inlined":
+            frame, path, address = read
+            found = Location(address, Binary(path) if path else None, tuple(_unfolded(frame)))
+            self.several |= len(found.frames) > 1
+        self[line] = found
+        return found
+
+
 class _Reader:
     def __init__(self) -> None:
         self.events: dict[str, _Event] = {}
@@ -112,6 +131,7 @@ class _Reader:
         self._depths: dict[int, int] = {}
         self._lines: dict[bytes, tuple[Frame, str, int] | None] = {}
         self._locations: dict[tuple[object, ...], Location] = {}
+        self._plain = _Plain(self._line)
         self._frames = 0
 
     def block(self, text: bytes, at: int) -> None:
@@ -202,11 +222,19 @@ class _Reader:
         """The locations of these lines, leaf first; None if they are not all lines of a stack."""
         if text in self._stacks:
             return self._stacks[text]
-        lines = [line for line in text.split(b"\n") if line.strip() and not line.startswith(b"#")]
-        stack = self._read_stack(lines) if all(map(self._is_of_stack, lines)) else None
+        lines = text.split(b"\n")
+        plain = [self._plain[line] for line in lines]
+        stack: tuple[Location, ...] | None = None
+        if all(plain):
+            stack = tuple([location for location in plain if location is not None])
+        else:
+            lines = [line for line in lines if line.strip() and not line.startswith(b"#")]
+            if all(map(self._is_of_stack, lines)):
+                stack = self._read_stack(lines)
         self._stacks[text] = stack
         if stack is not None:
-            self._depths[id(stack)] = sum(len(location.frames) for location in stack)
+            single = len(stack) == len(plain) and not self._plain.several
+            self._depths[id(stack)] = len(stack) if single else sum([len(location.frames) for location in stack])
         return stack
 
     def _is_of_stack(self, line: bytes) -> bool:

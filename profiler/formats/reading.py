@@ -35,16 +35,26 @@ def plain_accounting(samples: Iterable[Sample], total: int) -> Accounting:
     for sample in samples:
         stacks[id(sample.stack)] = sample.stack
         counts[id(sample.stack)] = counts.get(id(sample.stack), 0) + sample.count
+    weights: dict[int, int] = {}
+    locations = {}
+    for key, stack in stacks.items():
+        count = counts[key]
+        for location in stack:
+            number = id(location)
+            if number in weights:
+                weights[number] += count
+            else:
+                weights[number] = count
+                locations[number] = location
     named = 0
     unknown: dict[str, int] = {}
-    for key, stack in stacks.items():
-        for location in stack:
-            for frame in location.frames:
-                if frame.kind is Kind.UNKNOWN:
-                    reason = str(frame.reason or Reason.NO_SYMBOLS)
-                    unknown[reason] = unknown.get(reason, 0) + counts[key]
-                else:
-                    named += counts[key]
+    for number, location in locations.items():
+        for frame in location.frames:
+            if frame.kind is Kind.UNKNOWN:
+                reason = str(frame.reason or Reason.NO_SYMBOLS)
+                unknown[reason] = unknown.get(reason, 0) + weights[number]
+            else:
+                named += weights[number]
     return Accounting(expected=total, ticks=total, sampled=total, frames_named=named, frames_unknown=unknown)
 
 
