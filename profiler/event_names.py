@@ -34,6 +34,11 @@ def unit_of(event: str) -> str:
     return unit if unit != "count" else name
 
 
+def time_name(event: str) -> str:
+    """The name of a sample type for what passed, as pprof and OTLP write such names."""
+    return "cpu" if is_cpu(event) else event.replace("-", "_") or "time"
+
+
 def is_cpu(event: str) -> bool:
     """Whether counts are of time on the CPU, or of what it did in it."""
     return event.startswith(_CPU) and type_and_unit(event) is None

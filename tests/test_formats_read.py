@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -228,3 +229,19 @@ def test_noise_is_read_or_refused_never_more(data: bytes) -> None:
         read_file(data)
     except ValueError as error:
         assert str(error)
+
+
+def test_what_is_no_time_keeps_its_unit_in_every_format_that_has_units() -> None:
+    heap = replace(PROFILE, event="alloc_space:bytes", hz=1)
+    for data in (write_pprof(heap), write_otlp(heap), write_json(heap), write_speedscope(heap)):
+        (profile,) = read_file(data).profiles
+        assert (profile.event, profile.hz, profile.accounting) == ("alloc_space:bytes", 1, heap.accounting)
+    assert json.loads(write_speedscope(heap))["profiles"][0]["unit"] == "bytes"
+    request = ExportProfilesServiceRequest.FromString(write_otlp(heap))
+    strings = request.dictionary.string_table
+    sent = request.resource_profiles[0].scope_profiles[0].profiles[0]
+    assert (strings[sent.sample_type.type_strindex], strings[sent.sample_type.unit_strindex]) == (
+        "alloc_space",
+        "bytes",
+    )
+    assert sent.period == 0

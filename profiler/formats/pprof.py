@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from profiler.accounting import account_lines
-from profiler.event_names import is_cpu, type_and_unit
+from profiler.event_names import time_name, type_and_unit
 from profiler.formats.json import heading_object
 from profiler.formats.names import encodable
 from profiler.formats.protobuf import message_classes
@@ -67,7 +67,7 @@ def write_pprof(profile: Profile) -> bytes:
         name, unit = counted_things
         message.sample_type.add(type=tables.string(name), unit=tables.string(unit))
     else:
-        name = "cpu" if is_cpu(profile.event) else profile.event.replace("-", "_") or "time"
+        name = time_name(profile.event)
         message.sample_type.add(type=tables.string("samples"), unit=tables.string("count"))
         message.sample_type.add(type=tables.string(name), unit=tables.string("nanoseconds"))
         message.period_type.type = tables.string(name)

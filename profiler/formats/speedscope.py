@@ -17,6 +17,7 @@ import json
 from datetime import UTC, datetime
 from typing import Final
 
+from profiler.event_names import unit_of
 from profiler.formats.json import heading_object
 from profiler.model import Profile, functions_of, stack_table
 
@@ -56,7 +57,7 @@ def write_speedscope(profile: Profile) -> bytes:
                 {
                     "type": "sampled",
                     "name": name,
-                    "unit": "none",
+                    "unit": "bytes" if unit_of(profile.event) == "bytes" else "none",
                     "startValue": 0,
                     "endValue": sum(totals.values()),
                     "samples": stacks,
