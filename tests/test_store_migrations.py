@@ -17,7 +17,7 @@ from clickhouse_connect.driver.client import Client
 from profiler.model import Accounting, Profile, Sample, Window
 from symbolizer.types import Binary, Frame, Kind, Location
 from web.store import migrations
-from web.store.ddl import SHARDED_BY, statements, text_of
+from web.store.ddl import SHARDED_BY, statements
 from web.store.queries import Queries
 from web.store.rows import FRAMES, PUSHES, SAMPLES, STACKS, WINDOWS, Batch, Known, Table
 from web.store.selection import Selection
@@ -147,7 +147,7 @@ def test_a_migration_that_was_interrupted_is_done_at_the_next_start(
 ) -> None:
     directory = tmp_path / "store"
     counts = old_store(directory)
-    steps = len(statements(text_of("migration_1.sql"), "pilotlight"))
+    steps = len(statements(migrations.MIGRATIONS[1], "pilotlight"))
     command: Callable[..., Any] = ChdbClient.command
     allowed = done = 0
 
@@ -217,7 +217,7 @@ def test_a_store_of_one_engine_is_not_taken_for_a_clusters(tmp_path: Path) -> No
 
 
 def test_the_clusters_statements_are_sql_and_leave_no_table_out(tmp_path: Path) -> None:
-    text = text_of("schema.sql") + migrations._VERSIONS
+    text = migrations.SCHEMA + migrations._VERSIONS
     single, spread = statements(text, "pilotlight"), statements(text, "pilotlight", "fleet")
     tables = [statement for statement in single if "ENGINE" in statement]
     assert {statement.split("(")[0].split()[5] for statement in tables} == set(SHARDED_BY)

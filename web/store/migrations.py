@@ -18,6 +18,9 @@ from clickhouse_connect.driver.client import Client
 from web.store.ddl import statements, text_of
 
 VERSION: Final = 1
+# Read now: the server may not be able to read its own files later.
+SCHEMA: Final = text_of("schema.sql")
+MIGRATIONS: Final = {version: text_of(f"migration_{version}.sql") for version in range(1, VERSION + 1)}
 _VERSIONS: Final = """CREATE TABLE IF NOT EXISTS versions (version UInt32, at DateTime('UTC') DEFAULT now())
 ENGINE = MergeTree ORDER BY version SETTINGS fsync_after_insert = 1, fsync_part_directory = 1;
 """
@@ -54,10 +57,10 @@ def bring_up(client: Client, database: str, cluster: str = "") -> None:
         versions = VERSION
     for version in range(versions + 1, VERSION + 1):
         log.warning("bringing the store up to version %d of its schema; this may take minutes", version)
-        for statement in statements(text_of(f"migration_{version}.sql"), database):
+        for statement in statements(MIGRATIONS[version], database):
             client.command(statement, settings=_PATIENT)
         _note(client, version)
-    for statement in statements(text_of("schema.sql"), database, cluster):
+    for statement in statements(SCHEMA, database, cluster):
         client.command(statement)
 
 
