@@ -13,10 +13,14 @@ from web.store.store import BadQuery
 
 WINDOW_LABELS: Final = ("host", "event", "hz")
 SAMPLE_LABELS: Final = ("service", "container", "pid", "comm", "process", "thread")
-LABELS: Final = (*WINDOW_LABELS, *SAMPLE_LABELS)
+LABELS: Final = (*WINDOW_LABELS, *SAMPLE_LABELS)  # those of each profile; any other is one that a user added
 _NUMBERS: Final = ("pid", "hz")
 
-_MATCHER: Final = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_.]*)\s*(=~|!~|!=|=)(.*)", re.DOTALL)
+MAX_VALUE: Final = 4096  # characters of a label's value, or of a regular expression
+MAX_MATCHERS: Final = 32
+MAX_GROUP_BY: Final = 4
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]{0,199}")
+_MATCHER: Final = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_./-]{0,199})\s*(=~|!~|!=|=)(.*)", re.DOTALL)
 _RELATIVE: Final = re.compile(r"now(?:-(\d{1,6})([smhdw]))?")
 _UNIT_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 LAST_S: Final = (1 << 32) - 1  # what the store's times can hold
@@ -32,6 +36,14 @@ class Matcher:
 
     def __str__(self) -> str:
         return f"{self.label}{self.operator}{self.value}"
+
+    @property
+    def is_regex(self) -> bool:
+        return self.operator.endswith("~")
+
+    @property
+    def is_negative(self) -> bool:
+        return self.operator.startswith("!")
 
     @property
     def regex(self) -> str:
@@ -63,8 +75,8 @@ class Selection:
     def where(self, horizon: int | None, *, samples: bool, time: str = "ts") -> tuple[str, dict[str, Any]]:
         """The condition on table samples (or windows, which know nothing of sample labels) and its parameters.
 
-        `horizon` is the newest batch to be seen; None for a table without batches, whose column of times
-        is named by `time`.
+        `horizon` is the newest batch to be seen; None for a table without batches (the rollups, which have the columns
+        of samples but for those that they do not keep), whose column of times is named by `time`.
         """
         terms = [
             f"{time} >= toDateTime({{since:UInt32}}, 'UTC')",
@@ -78,9 +90,12 @@ class Selection:
             if not samples and matcher.label in SAMPLE_LABELS:
                 continue
             name = f"m{number}"
-            terms.append(_term(matcher, name))
-            regular = matcher.operator.endswith("~")
-            parameters[name] = matcher.regex if regular else matcher.value
+            parameters[name] = matcher.regex if matcher.is_regex else matcher.value
+            if matcher.label in LABELS:
+                terms.append(_term(matcher, name))
+            else:
+                parameters[f"{name}l"] = matcher.label
+                terms.append(_term_of_user_label(matcher, name, samples=samples))
         return " AND ".join(terms), parameters
 
 
@@ -88,15 +103,32 @@ def _term(matcher: Matcher, name: str) -> str:
     columns = ("process", "thread") if matcher.label == "comm" else (matcher.label,)
     tests = []
     for column in columns:
-        text = f"toString({column})" if column in _NUMBERS else column
-        if matcher.operator.endswith("~"):
-            tests.append(f"match({text}, {{{name}:String}})")
-        elif column in _NUMBERS:
+        if column in _NUMBERS and not matcher.is_regex:
             tests.append(f"{column} = toUInt32({{{name}:String}})")
         else:
-            tests.append(f"{column} = {{{name}:String}}")
+            tests.append(_test(f"toString({column})" if column in _NUMBERS else column, matcher, name))
     either = f"({' OR '.join(tests)})"
-    return f"NOT {either}" if matcher.operator.startswith("!") else either
+    return f"NOT {either}" if matcher.is_negative else either
+
+
+def _term_of_user_label(matcher: Matcher, name: str, *, samples: bool) -> str:
+    """On windows, whose labels are beside them; on samples and rollups, which have the id of their set of labels.
+
+    A profile without the label is one where it is empty, as everywhere in the field.
+    """
+    value = f"labels[{{{name}l:String}}]"
+    if samples:
+        fits = (
+            f"(labels IN (SELECT id FROM label_sets WHERE {_test(value, matcher, name)})"
+            f" OR (labels = 0 AND {_test("''", matcher, name)}))"
+        )
+    else:
+        fits = _test(value, matcher, name)
+    return f"NOT {fits}" if matcher.is_negative else fits
+
+
+def _test(value: str, matcher: Matcher, name: str) -> str:
+    return f"match({value}, {{{name}:String}})" if matcher.is_regex else f"{value} = {{{name}:String}}"
 
 
 def parse(query: Sequence[tuple[str, str]], *, default_since: str = "now-1h", now: float | None = None) -> Selection:
@@ -114,19 +146,23 @@ def parse(query: Sequence[tuple[str, str]], *, default_since: str = "now-1h", no
         raise BadQuery("`from` must be earlier than `until`")
     matchers = [Matcher(label, "=", first[label]) for label in ("host", "event", "comm") if first.get(label)]
     matchers += [parse_matcher(value) for key, value in query if key == "q" and value.strip()]
-    if len(matchers) > 32:
-        raise BadQuery("more than 32 selectors; combine them with a regular expression (=~)")
+    if len(matchers) > MAX_MATCHERS:
+        raise BadQuery(f"more than {MAX_MATCHERS} selectors; combine them with a regular expression (=~)")
+    for matcher in matchers:
+        if len(matcher.value) > MAX_VALUE:
+            raise BadQuery(f"the value of {matcher.label} is longer than {MAX_VALUE:,} characters")
     return Selection(since, until, tuple(dict.fromkeys(matchers)))
 
 
 def parse_matcher(text: str) -> Matcher:
-    """`label=value`, `label!=value`, `label=~regex` or `label!~regex`. Raises BadQuery."""
+    """`label=value`, `label!=value`, `label=~regex` or `label!~regex`. Raises BadQuery.
+
+    A name that is not in LABELS is of a label that a user added; whether there is one, the store knows.
+    """
     found = _MATCHER.fullmatch(text)
     if not found:
         raise BadQuery(f"q={_short(text)} is no selector: write label=value, with =, !=, =~ or !~")
     label, operator, value = found.groups()
-    if label not in LABELS:
-        raise BadQuery(f"unknown label {_short(label)}; known are {', '.join(LABELS)}")
     if label in _NUMBERS and not operator.endswith("~"):
         if not re.fullmatch(r"[0-9]{1,10}", value) or int(value) > 0xFFFFFFFF:
             raise BadQuery(f"{label} must be a whole number, not {_short(value)}")
@@ -178,3 +214,16 @@ def as_mapping(selection: Selection) -> Mapping[str, Any]:
         "until": rfc3339(selection.until),
         "q": [str(matcher) for matcher in selection.matchers],
     }
+
+
+def parse_group_by(text: str) -> tuple[str, ...]:
+    """`label[,label]` as the labels to group by. Raises BadQuery."""
+    labels = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if len(labels) > MAX_GROUP_BY:
+        raise BadQuery(f"more than {MAX_GROUP_BY} labels to group by")
+    for label in labels:
+        if label == "comm":
+            raise BadQuery("comm is the name of a process or of a thread: group by process, or by thread")
+        if not _NAME.fullmatch(label):
+            raise BadQuery(f"{_short(label)} is no label to group by")
+    return labels
