@@ -29,7 +29,7 @@ class Ragged:
     def nbytes(self) -> int:
         return self.flat.nbytes + self.start.nbytes + self.length.nbytes
 
-    def take(self, rows: Integers) -> Ragged:
+    def take(self, rows: NDArray[Any]) -> Ragged:
         return Ragged(self.flat, self.start[rows], self.length[rows])
 
     def packed(self) -> tuple[NDArray[np.int32], Integers]:
@@ -45,11 +45,6 @@ def csr(lengths: NDArray[Any]) -> Integers:
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
-
-
-def ragged(flat: NDArray[Any], lengths: NDArray[Any]) -> Ragged:
-    """Rows that lie one after the other."""
-    return Ragged(flat.astype(np.int32, copy=False), csr(lengths)[:-1], lengths.astype(np.int64, copy=False))
 
 
 class Growing:

@@ -19,6 +19,7 @@ _NUMBERS: Final = ("pid", "hz")
 MAX_VALUE: Final = 4096  # characters of a label's value, or of a regular expression
 MAX_MATCHERS: Final = 32
 MAX_GROUP_BY: Final = 4
+_NOTHING: Final = "''"  # in SQL
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]{0,199}")
 _MATCHER: Final = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_./-]{0,199})\s*(=~|!~|!=|=)(.*)", re.DOTALL)
 _RELATIVE: Final = re.compile(r"now(?:-(\d{1,6})([smhdw]))?")
@@ -52,11 +53,16 @@ class Matcher:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Windows that start in [since, until), in seconds since the epoch, and the samples in them that match."""
+    """Windows that start in [since, until), in seconds since the epoch, and the samples in them that match.
+
+    `by_hour`: some of them are so old that of their samples only sums by hour are left, without pids. Their range is
+    of whole hours then.
+    """
 
     since: int
     until: int
     matchers: tuple[Matcher, ...] = ()
+    by_hour: bool = False
 
     @property
     def filters_samples(self) -> bool:
@@ -69,20 +75,28 @@ class Selection:
                 return matcher.value
         return None
 
+    @property
+    def of_windows(self) -> Selection:
+        """The same windows, with all of their samples."""
+        return replace(self, matchers=tuple(m for m in self.matchers if m.label not in SAMPLE_LABELS))
+
     def also(self, label: str, value: str) -> Selection:
         return replace(self, matchers=(*self.matchers, Matcher(label, "=", value)))
 
-    def where(self, horizon: int | None, *, samples: bool, time: str = "ts") -> tuple[str, dict[str, Any]]:
+    def where(
+        self, horizon: int | None, *, samples: bool, time: str = "ts", prefix: str = ""
+    ) -> tuple[str, dict[str, Any]]:
         """The condition on table samples (or windows, which know nothing of sample labels) and its parameters.
 
         `horizon` is the newest batch to be seen; None for a table without batches (the rollups, which have the columns
-        of samples but for those that they do not keep), whose column of times is named by `time`.
+        of samples but for those that they do not keep), whose column of times is named by `time`. The parameters of
+        the range begin with `prefix`, so that two ranges of the same selection fit into one query.
         """
         terms = [
-            f"{time} >= toDateTime({{since:UInt32}}, 'UTC')",
-            f"{time} < toDateTime({{until:UInt32}}, 'UTC')",
+            f"{time} >= toDateTime({{{prefix}since:UInt32}}, 'UTC')",
+            f"{time} < toDateTime({{{prefix}until:UInt32}}, 'UTC')",
         ]
-        parameters: dict[str, Any] = {"since": self.since, "until": self.until}
+        parameters: dict[str, Any] = {f"{prefix}since": self.since, f"{prefix}until": self.until}
         if horizon is not None:
             terms.append("batch <= {horizon:UInt32}")
             parameters["horizon"] = horizon
@@ -118,10 +132,8 @@ def _term_of_user_label(matcher: Matcher, name: str, *, samples: bool) -> str:
     """
     value = f"labels[{{{name}l:String}}]"
     if samples:
-        fits = (
-            f"(labels IN (SELECT id FROM label_sets WHERE {_test(value, matcher, name)})"
-            f" OR (labels = 0 AND {_test("''", matcher, name)}))"
-        )
+        sets = f"SELECT id FROM label_sets WHERE {_test(value, matcher, name)}"
+        fits = f"(label_set IN ({sets}) OR (label_set = 0 AND {_test(_NOTHING, matcher, name)}))"
     else:
         fits = _test(value, matcher, name)
     return f"NOT {fits}" if matcher.is_negative else fits
@@ -213,6 +225,7 @@ def as_mapping(selection: Selection) -> Mapping[str, Any]:
         "from": rfc3339(selection.since),
         "until": rfc3339(selection.until),
         "q": [str(matcher) for matcher in selection.matchers],
+        **({"resolution": "1h"} if selection.by_hour else {}),
     }
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from profiler.better_names import key_of, size
 from profiler.model import NumberedFrames
-from symbolizer.types import Frame, Kind, Location
+from symbolizer.types import Frame, Location
 from web.store.locations import read_locations
 from web.store.ragged import Growing, Integers, Ragged, csr
 from web.store.renamed import Key
@@ -89,7 +89,7 @@ class StackCache:
         """The stacks of `ids`, which ascend. Raises BadQuery where they are too many, StoreUnavailable."""
         if len(ids) > MAX_STACKS:
             raise BadQuery(
-                f"this range has more than {MAX_STACKS:,} distinct stacks: choose a shorter one, one host or one service"
+                f"this is more than {MAX_STACKS:,} distinct stacks: choose a shorter range, one host or one service"
             )
         with self._lock:
             self._mark_renamed()
@@ -109,7 +109,8 @@ class StackCache:
     def _missing(self, ids: Ids) -> Ids:
         if not len(self._ids):
             return ids
-        return ids[self._ids.take(np.searchsorted(self._ids, ids), mode="clip") != ids]
+        known: NDArray[np.bool_] = self._ids.take(np.searchsorted(self._ids, ids), mode="clip") == ids
+        return ids[~known]
 
     def _chosen(self, ids: Ids) -> Stacks:
         rows = self._rows[np.searchsorted(self._ids, ids)]
@@ -166,9 +167,7 @@ class StackCache:
         self._id_of.extend(ids)
         of = self._frames_of_locations
         flat, start, length = self._numbered_frames(locations)
-        self._frames_of_locations = Ragged(
-            flat, np.concatenate((of.start, start)), np.concatenate((of.length, length))
-        )
+        self._frames_of_locations = Ragged(flat, np.concatenate((of.start, start)), np.concatenate((of.length, length)))
 
     def _numbered_frames(self, locations: list[Location]) -> tuple[NDArray[np.int32], Integers, Integers]:
         """The frames of locations, root first, appended to those of all; where each begins and its length."""
@@ -251,8 +250,3 @@ def _read_stacks(store: Store, ids: Ids) -> tuple[Ids, NDArray[Any], Integers]:
     lengths = lengths[order]
     places = np.arange(lengths.sum()) + np.repeat(offsets[:-1][order] - csr(lengths)[:-1], lengths)
     return found[order], flat[places], lengths
-
-
-def unknown_frames(location: Location) -> list[str]:
-    """The reason of each of a location's frames that has no name."""
-    return [str(frame.reason or "") for frame in location.frames if frame.kind is Kind.UNKNOWN]
