@@ -582,7 +582,7 @@ def test_openapi_describes_what_there_is(client: TestClient) -> None:
     assert document["openapi"].startswith("3.")
     assert {INGEST, "/api/v1/profile", "/api/v1/hosts", "/metrics"} <= document["paths"].keys()
     names = {parameter["name"] for parameter in document["paths"]["/api/v1/profile"]["get"]["parameters"]}
-    assert names == {"from", "until", "host", "event", "comm", "q", "format"}
+    assert names == {"from", "until", "host", "event", "comm", "q", "format", "groupBy"}
 
 
 # --------------------------------------------------------------------------------- who may ask

@@ -228,6 +228,17 @@ class Queries:
         labels = (by,) if isinstance(by, str) and by else tuple(by)
         return series_of(self.store, selection, self.store.horizon, labels, step)
 
+    def online(self, selection: Selection, step: int) -> dict[int, float]:
+        """CPU-seconds that were online in a selection's windows, by steps `at` of so many seconds."""
+        where, parameters = selection.where(self.store.horizon, samples=False)
+        return dict(
+            self.store.rows(
+                "SELECT intDiv(toUnixTimestamp(ts), {step:UInt32}) * {step:UInt32} AS at, sum(expected / hz)"
+                f" FROM windows WHERE {where} GROUP BY at",
+                {**parameters, "step": step},
+            ).rows
+        )
+
     def labels(self, selection: Selection, label: str, limit: int = MAX_VALUES) -> list[dict[str, Any]]:
         """The values of a label in a selection with their samples, heaviest first.
 
