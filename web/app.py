@@ -27,6 +27,8 @@ from starlette.exceptions import HTTPException
 from web import api, auth, hosts, ingest, names, pages, questions
 from web.assets import render
 from web.contexts import ErrorPage
+from web.gone import EndWhenGone
+from web.store.asking import NobodyWaits
 from web.store.queries import Empty, Queries
 from web.store.store import BadQuery, Store, StoreUnavailable, directory_of
 from web.store.writer import Writer
@@ -83,9 +85,10 @@ def _assemble(options: ServerOptions) -> FastAPI:
     app.state.options = options
     for module in (hosts, pages, api, questions, ingest, names):
         app.include_router(module.router)
+    app.add_middleware(EndWhenGone, store=lambda: app.state.store)
     app.add_middleware(_Mistakes)
     app.add_middleware(auth.Guard, token=options.token, only_local=auth.is_loopback(options.host))
-    for kind, status in ((BadQuery, 400), (Empty, 404), (StoreUnavailable, 503)):
+    for kind, status in ((BadQuery, 400), (Empty, 404), (StoreUnavailable, 503), (NobodyWaits, 499)):
         app.add_exception_handler(kind, _answer_with(status))
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
