@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from profiler.model import Accounting, Profile, StackTable, Window
+from web.flamegraph.calltree import CallTree
 from web.store import hosts as host_rows
 from web.store import stacks as st
 from web.store import top as functions_of
@@ -24,6 +25,7 @@ from web.store.stackcache import StackCache, Stacks
 from web.store.store import BadQuery, Store, StoreUnavailable
 from web.store.sums import HOUR_S, Summing, Sums, source_of, whole_hours
 from web.store.top import FunctionFilter
+from web.store.tree import tree_of
 from web.store.windows import (
     Empty,
     MixedRates,
@@ -119,6 +121,16 @@ class Queries:
         """
         sums, stacks, overview = self._summed(selection, group_by)
         return st.table_of(sums, stacks), overview
+
+    def tree(
+        self, selection: Selection, group_by: Sequence[str] = (), limit: int | None = None
+    ) -> tuple[CallTree, Overview]:
+        """The call tree of stack_table(), of about `limit` nodes at most, see calltree.prune."""
+        sums, stacks, overview = self._summed(selection, group_by)
+        tree = tree_of(sums, stacks, limit)
+        if int(tree.total[0]) != overview.accounting.sampled:
+            raise StoreUnavailable("the call tree does not have all samples of this range: this is a mistake of ours")
+        return tree, overview
 
     def _summed(self, selection: Selection, group_by: Sequence[str] = ()) -> tuple[Sums, Stacks, Overview]:
         horizon = self.store.horizon
