@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
+from uuid import uuid4
 
 import clickhouse_connect
 from clickhouse_connect.driver._chdbclient import ChdbClient  # here, not at first use: see app.serve
@@ -252,7 +253,17 @@ class Store:
                 column_names=names,
                 column_type_names=types,
                 column_oriented=True,
+                settings=None if self.directory is not None else {"query_id": f"{self._inserts}{uuid4()}"},
             )
+
+    @property
+    def _inserts(self) -> str:
+        return f"insert into {self._database}: "
+
+    def end_inserts(self) -> None:
+        """End what a server may still be inserting for a client that is gone, and wait until it has."""
+        if self.directory is None:
+            self.command(f"KILL QUERY{self._everywhere} WHERE startsWith(initial_query_id, '{self._inserts}') SYNC")
 
     def create_statements(self) -> dict[str, str]:
         """How each table that holds rows was made, as the engine has it now."""
