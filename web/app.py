@@ -24,9 +24,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from web import api, auth, hosts, ingest, names, pages, settings
+from web import api, auth, hosts, ingest, names, pages, questions, settings
 from web.assets import render
 from web.contexts import ErrorPage
+from web.gone import EndWhenGone
+from web.store.asking import NobodyWaits
 from web.store.queries import Empty, Queries
 from web.store.retention import BadRetention
 from web.store.store import BadQuery, Store, StoreUnavailable, directory_of
@@ -84,11 +86,18 @@ def _assemble(options: ServerOptions) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.options = options
-    for module in (hosts, pages, api, settings, ingest, names):
+    for module in (hosts, pages, api, questions, settings, ingest, names):
         app.include_router(module.router)
+    app.add_middleware(EndWhenGone, store=lambda: app.state.store)
     app.add_middleware(_Mistakes)
     app.add_middleware(auth.Guard, token=options.token, only_local=auth.is_loopback(options.host))
-    for kind, status in ((BadQuery, 400), (BadRetention, 400), (Empty, 404), (StoreUnavailable, 503)):
+    for kind, status in (
+        (BadQuery, 400),
+        (BadRetention, 400),
+        (Empty, 404),
+        (NobodyWaits, 499),
+        (StoreUnavailable, 503),
+    ):
         app.add_exception_handler(kind, _answer_with(status))
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
