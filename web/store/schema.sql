@@ -239,6 +239,7 @@ CREATE TABLE IF NOT EXISTS functions
 (
     id     UInt64,
     name   String CODEC(ZSTD(1)),
+    file   String CODEC(ZSTD(1)),
     binary LowCardinality(String) CODEC(ZSTD(1)),
     kind   LowCardinality(String) CODEC(ZSTD(1)),
     seen   Date CODEC(ZSTD(1))
@@ -275,7 +276,7 @@ SETTINGS ttl_only_drop_parts = 1, old_parts_lifetime = 60,
     fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1,
     materialize_ttl_recalculate_only = 1;
 
--- The hours that are in functions_1h, and the samples of stacks_1h (all of the hour, unweighed) that they were made from.
+-- The hours that are in functions_1h, and the samples (all of the hour, unweighed) that they were made from.
 CREATE TABLE IF NOT EXISTS function_hours
 (
     t       DateTime('UTC') CODEC(Delta, ZSTD(1)),
