@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 
 import pytest
@@ -25,8 +24,9 @@ from profiler.model import (
     stack_table,
 )
 from symbolizer.types import Binary, Frame, Kind, Location, Reason
+from web.flamegraph.calltree import build_tree, tree_to_json
 from web.store.queries import Empty, MixedRates, Queries, rates_title
-from web.store.rows import FRAMES, MAX_NAME, PUSHES, SAMPLES, STACKS, WINDOWS, Batch, Known
+from web.store.rows import MAX_NAME
 from web.store.selection import Selection, parse, parse_matcher, parse_time
 from web.store.store import BadQuery, Store
 from web.store.writer import Push, Writer
@@ -171,6 +171,24 @@ def test_many_windows_have_the_stacks_of_all(keep: Keep) -> None:
     assert len({(f.function, f.kind, b) for f, b in zip(table.frames, table.binaries, strict=True)}) == len(
         table.frames
     )
+
+
+@pytest.mark.parametrize("limit", [None, 1, 30, 10_000])
+@pytest.mark.parametrize("group_by", [(), ("service",), ("host", "env")])
+def test_a_tree_is_what_its_stack_table_gives(keep: Keep, group_by: tuple[str, ...], limit: int | None) -> None:
+    lines = [
+        Location(1, Binary("/lib/l.so"), (Frame("on lines", Kind.NATIVE, "", "l.c", line),)) for line in (1, 2, 2, 3)
+    ]
+    samples = tuple(Sample((place, lines[0]), 1, "node", "node", 5 + i) for i, place in enumerate(lines))
+    windows = [profile(START + 10 * i, host, i) for i in range(3) for host in ("h1", "h2")]
+    many = replace(profile(START + 40), samples=samples, accounting=account(samples))
+    queries = keep(*windows, many)
+    for matchers in ((), ("process=node",), ("host=h2",)):
+        selection = queries.resolve(select(*matchers))
+        table, overview = queries.stack_table(selection, group_by)
+        tree, same = queries.tree(selection, group_by, limit)
+        assert tree_to_json(tree) == tree_to_json(build_tree(table, limit))
+        assert same == overview and int(tree.total[0]) == overview.accounting.sampled > 0
 
 
 @pytest.mark.parametrize(
@@ -403,33 +421,6 @@ def test_how_stacks_were_walked_is_added_up_whatever_the_paths(keep: Keep) -> No
     assert len(found.binaries) == 12 + 2  # an endless path is shortened, to each of its counts' own
 
 
-def test_a_store_from_before_the_unwinding_is_opened_and_goes_on(tmp_path: Path) -> None:
-    store = Store(f"chdb://{tmp_path}/store")
-    store.command("ALTER TABLE windows DROP COLUMN unwinding")
-    assert "unwinding" not in [row[0] for row in store.rows("DESCRIBE TABLE windows").rows]
-    old = profile()
-    batch = Batch(1, date.today(), Known())
-    batch.add(old, ("agent", "1", 1, "0" * 64))
-    for table, columns in ((FRAMES, batch.frames), (STACKS, batch.stacks), (SAMPLES, batch.samples)):
-        store.insert(table.name, list(columns), list(table.types.values()), list(columns.values()))
-    names = [name for name in WINDOWS.types if name != "unwinding"]
-    store.insert("windows", names, [WINDOWS.types[name] for name in names], [batch.windows[name] for name in names])
-    marks = [["agent"], ["1"], [1], ["0" * 64], [int(time.time())], [1]]
-    store.insert("pushes", list(PUSHES.types), list(PUSHES.types.values()), marks)
-    store.close()
-    store = Store(f"chdb://{tmp_path}/store")
-    writer = Writer(store, interval=0)
-    walked = Unwinding(9, 0, {}, {"/bin/a": Passage(8)})
-    new = profile(START + 10, seed=1)
-    new = replace(new, accounting=replace(new.accounting, unwinding=walked))
-    writer.submit(Push((new,), "1" * 64, "agent", "1", 2)).result(60)
-    queries = Queries(store)
-    found = queries.overview(queries.resolve(select()), store.horizon)
-    assert found.windows == 2 and found.accounting == old.accounting + new.accounting
-    writer.close()
-    store.close()
-
-
 def test_an_empty_answer_says_why(keep: Keep) -> None:
     queries = keep()
     with pytest.raises(Empty, match="no profiles yet"):
@@ -482,7 +473,9 @@ def test_a_bad_regular_expression_is_the_callers_fault(keep: Keep, regex: str) -
         ([("from", "2026-13-01T00:00:00Z")], "is no time"),
         ([("from", "now"), ("until", "now")], "earlier"),
         ([("q", "comm")], "no selector"),
-        ([("q", "colour=red")], "unknown label"),
+        ([("q", "2nd=x")], "no selector"),
+        ([("q", "comm=" + "x" * 5000)], "longer than 4,096"),
+        ([("host", "x" * 5000)], "longer than 4,096"),
         ([("q", "pid=abc")], "whole number"),
         ([("q", "pid=99999999999")], "whole number"),
         ([("q", f"pid={i}") for i in range(40)], "more than 32"),

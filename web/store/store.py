@@ -11,23 +11,24 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
+from uuid import uuid4
 
 import clickhouse_connect
 from clickhouse_connect.driver._chdbclient import ChdbClient  # here, not at first use: see app.serve
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
+from web.store.asking import NobodyWaits, marked
+from web.store.migrations import CannotBringUp, bring_up
 from web.store.renamed import Renamed
 from web.store.rowbinary import RowBinary
 
 DATABASE: Final = "pilotlight"
 _PASSING: Final = "inserts"
 READERS: Final = 4
-SCHEMA: Final = (files("web.store") / "schema.sql").read_text("utf-8")
 
 # The embedded engine assumes a machine of its own; here it is a guest.
 _ENGINE: Final = {
@@ -46,10 +47,22 @@ _SETTINGS: Final = {
     "log_queries": 0,
     "prefer_column_name_to_alias": 1,
     "max_execution_time": 60,
+    "max_memory_usage": 700 << 20,  # so that one query leaves room for others
+    "insert_deduplicate": 0,  # see writer.py
+}
+# An insert is done when a majority of a shard's replicas have it, and every read sees all that is done.
+_ON_CLUSTER: Final = {
+    "distributed_foreground_insert": 1,
+    "distributed_product_mode": "global",
+    "insert_quorum": "auto",
+    "insert_quorum_parallel": 0,
+    "select_sequential_consistency": 1,
 }
 
 _CANNOT_COMPILE_REGEXP: Final = 427
 _TOO_MUCH: Final = (159, 241)  # time and memory
+_CANCELLED: Final = 394
+_WAIT_S: Final = 30  # for a client that is free
 
 log = logging.getLogger("pilotlight.store")
 
@@ -73,6 +86,16 @@ class Rows:
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
 
+@dataclass(frozen=True, slots=True)
+class TableSize:
+    """What a table takes on disk, and in how many parts it lies there."""
+
+    name: str
+    rows: int
+    bytes: int
+    parts: int
+
+
 class Store:
     """A pool of clients on one database. Safe to use from any thread; each client serves one at a time.
 
@@ -82,7 +105,9 @@ class Store:
     """
 
     def __init__(self, url: str) -> None:
-        """Open the store at chdb:///DIR or clickhouse://[USER[:PASSWORD]@]HOST[:PORT][/DATABASE][?secure=1].
+        """Open the store and bring its schema up to the present version. It is at chdb:///DIR or at
+        clickhouse://[USER[:PASSWORD]@]HOST[:PORT][/DATABASE][?secure=1&cluster=NAME]; http:// is the same, and https://
+        is with secure=1.
 
         Raises StoreUnavailable.
         """
@@ -93,28 +118,37 @@ class Store:
         self._idle: queue.LifoQueue[Client] = queue.LifoQueue()
         self._clients: list[Client] = []
         self._lock = threading.Lock()
+        self._ender: Client | None = None  # beside the pool, which is used up when it is needed most
+        self._ending = threading.Lock()
         self._closed = False
         parts = urlsplit(url)
         self._database = unquote(parts.path.strip("/")) if parts.scheme != "chdb" else ""
         self._database = self._database or DATABASE
-        if not self._database.replace("_", "").isalnum():
+        self._cluster = parse_qs(parts.query).get("cluster", [""])[0] if self.directory is None else ""
+        if not _plain(self._database):
             raise StoreUnavailable(f"{self._database!r} is no name for a database: use letters, digits and underscores")
+        if self._cluster and not _plain(self._cluster.replace("-", "_")):
+            raise StoreUnavailable(
+                f"{self._cluster!r} is no name for a cluster: use letters, digits, underscores and hyphens"
+            )
         try:
             if self.directory is not None:
                 _prepare(self.directory)
             first = self._connect("")
             # The embedded engine's default database is not Atomic, so its tables could not be replaced safely.
-            first.command(f"CREATE DATABASE IF NOT EXISTS {self._database} ENGINE = Atomic")
+            first.command(f"CREATE DATABASE IF NOT EXISTS {self._database}{self._everywhere} ENGINE = Atomic")
             first.close()
             self._put(self._connect(self._database))
             with self.client() as client:
-                for statement in SCHEMA.split(";\n"):
-                    if statement.strip():
-                        client.command(statement)
-        except (ClickHouseError, StoreUnavailable, OSError) as error:
+                bring_up(client, self._database, self._cluster)
+        except (ClickHouseError, StoreUnavailable, CannotBringUp, OSError) as error:
             self.close()
             reason = _reason(error.__cause__ or error)
             raise StoreUnavailable(f"cannot open the store {public(url)}: {reason}") from error
+
+    @property
+    def _everywhere(self) -> str:
+        return f" ON CLUSTER '{self._cluster}'" if self._cluster else ""
 
     def _connect(self, database: str) -> Client:
         if self.directory is not None:
@@ -125,7 +159,7 @@ class Store:
                 chdb_options=_ENGINE,
             )
         parts = urlsplit(self.url)
-        secure = "secure=1" in parts.query.split("&")
+        secure = parts.scheme == "https" or parse_qs(parts.query).get("secure") == ["1"]
         return clickhouse_connect.get_client(
             host=parts.hostname or "localhost",
             port=parts.port or (8443 if secure else 8123),
@@ -133,7 +167,7 @@ class Store:
             password=unquote(parts.password or ""),
             secure=secure,
             database=database or "__default__",
-            settings=_SETTINGS,
+            settings={**_SETTINGS, **(_ON_CLUSTER if self._cluster else {})},
         )
 
     def _put(self, client: Client) -> None:
@@ -153,7 +187,10 @@ class Store:
                 room = len(self._clients) < READERS
             if room:
                 self._put(self._connect(self._database))
-            client = self._idle.get()
+            try:
+                client = self._idle.get(timeout=_WAIT_S)
+            except queue.Empty:
+                raise StoreUnavailable("too much is asked of the store at once: try again in a moment") from None
         try:
             yield client
         except ClickHouseError as error:
@@ -163,6 +200,8 @@ class Store:
                 raise BadQuery(
                     "this asks for more than the store may use at once: choose a shorter range, or one host"
                 ) from error
+            if getattr(error, "code", None) == _CANCELLED:
+                raise NobodyWaits("whoever asked has gone") from error
             log.error("%s", _reason(error))
             raise StoreUnavailable("the store cannot answer at the moment; the server's log says why") from error
         finally:
@@ -170,16 +209,40 @@ class Store:
 
     def rows(self, sql: str, parameters: dict[str, Any] | None = None) -> Rows:
         with self.client() as client:
-            result = client.query(sql, parameters=parameters)
+            result = client.query(marked(sql), parameters=parameters)
             return Rows(tuple(result.column_names), [tuple(row) for row in result.result_rows])
 
     def raw(self, sql: str, parameters: dict[str, Any] | None = None) -> RowBinary:
         with self.client() as client:
-            return RowBinary(client.raw_query(sql, parameters=parameters, fmt="RowBinary"))
+            return RowBinary(client.raw_query(marked(sql), parameters=parameters, fmt="RowBinary"))
+
+    def end(self, mark: str) -> None:
+        """End the queries that begin with `mark`, see asking.py. Raises StoreUnavailable."""
+        try:
+            with self._ending:
+                if self._ender is None:
+                    self._ender = self._connect(self._database)
+                self._ender.command(
+                    "KILL QUERY WHERE startsWith(query, {mark:String}) ASYNC", parameters={"mark": mark.rstrip()}
+                )
+        except ClickHouseError as error:
+            raise StoreUnavailable(f"cannot end a query: {_reason(error)}") from error
 
     def command(self, sql: str, parameters: dict[str, Any] | None = None) -> None:
         with self.client() as client:
             client.command(sql, parameters=parameters)
+
+    def alter(
+        self,
+        table: str,
+        action: str,
+        parameters: dict[str, Any] | None = None,
+        settings: dict[str, Any] | None = None,
+    ) -> None:
+        """ALTER TABLE where its rows are."""
+        local = f"{table}_local" if self._cluster else table
+        with self.client() as client:
+            client.command(f"ALTER TABLE {local}{self._everywhere} {action}", parameters, settings=settings)
 
     def insert(self, table: str, names: Sequence[str], types: Sequence[str], columns: Sequence[Any]) -> None:
         """Insert columns of equal length, as one block."""
@@ -190,19 +253,47 @@ class Store:
                 column_names=names,
                 column_type_names=types,
                 column_oriented=True,
+                settings=None if self.directory is not None else {"query_id": f"{self._inserts}{uuid4()}"},
             )
 
-    def bytes_on_disk(self) -> int:
-        answer = self.rows(
-            "SELECT sum(bytes_on_disk) FROM system.parts WHERE active AND database = {db:String}",
+    @property
+    def _inserts(self) -> str:
+        return f"insert into {self._database}: "
+
+    def end_inserts(self) -> None:
+        """End what a server may still be inserting for a client that is gone, and wait until it has."""
+        if self.directory is None:
+            self.command(f"KILL QUERY{self._everywhere} WHERE startsWith(initial_query_id, '{self._inserts}') SYNC")
+
+    def create_statements(self) -> dict[str, str]:
+        """How each table that holds rows was made, as the engine has it now."""
+        rows = self.rows(
+            "SELECT name, create_table_query FROM system.tables"
+            " WHERE database = {db:String} AND engine LIKE '%MergeTree'",
             {"db": self._database},
-        )
-        return int(answer.rows[0][0] or 0)
+        ).rows
+        return {name.removesuffix("_local"): text for name, text in rows}
+
+    def sizes(self) -> list[TableSize]:
+        """The tables that hold something, largest first; of all replicas together where there are several."""
+        parts = f"clusterAllReplicas('{self._cluster}', system.parts)" if self._cluster else "system.parts"
+        rows = self.rows(
+            f"SELECT table, sum(rows), sum(bytes_on_disk) AS on_disk, count() FROM {parts}"
+            " WHERE active AND database = {db:String} GROUP BY table ORDER BY on_disk DESC, table",
+            {"db": self._database},
+        ).rows
+        return [TableSize(row[0].removesuffix("_local"), *map(int, row[1:])) for row in rows]
+
+    def bytes_on_disk(self) -> int:
+        return sum(size.bytes for size in self.sizes())
 
     def close(self) -> None:
         self._closed = True
         with self._lock:
             clients, self._clients = self._clients, []
+        with self._ending:
+            clients += [self._ender] if self._ender else []
+            self._ender = None
         for client in clients:
             with suppress(ClickHouseError, OSError):
                 client.close()
@@ -217,11 +308,16 @@ def directory_of(url: str) -> Path | None:
         if parts.netloc or not parts.path.strip("/"):
             raise StoreUnavailable(f"{url!r} names no absolute directory: write chdb:///var/lib/pilotlight")
         return Path(unquote(parts.path))
-    if parts.scheme == "clickhouse" and parts.hostname:
+    if parts.scheme in ("clickhouse", "http", "https") and parts.hostname:
         return None
     raise StoreUnavailable(
-        f"{public(url)!r} is no store: give chdb:///DIRECTORY or clickhouse://HOST[:PORT][/DATABASE]"
+        f"{public(url)!r} is no store: give chdb:///DIRECTORY, or clickhouse://HOST[:PORT][/DATABASE] or the same with"
+        " https://"
     )
+
+
+def _plain(name: str) -> bool:
+    return name.isascii() and name.replace("_", "").isalnum()
 
 
 def public(url: str) -> str:

@@ -2,26 +2,27 @@
 
 A commit takes the next batch number N and writes, in this order:
 
-1. names, then frames and stacks: named by the hash of what they belong to or hold, so writing them twice
+1. names, then frames, stacks and label sets: named by the hash of what they belong to or hold, so writing them twice
    changes nothing;
 2. windows, marked N: from here on the batch is known to have begun;
-3. samples, marked N, and by materialized view series_1m;
+3. samples, marked N, and by materialized views the rollups series_1m and stacks_1h;
 4. pushes, marked N, in one block of one partition, which the engine commits atomically: now the batch
    is whole. Only then are its pushes acknowledged, and only then does `Store.horizon` let reads see it.
 
 A process that dies, or an insert that fails, leaves at most one batch that has windows and no pushes: it
 was never acknowledged. Batches are written one by one and an unfinished one is undone before the next
 begins (at start, or after the failure), so it is the one above the newest batch in `pushes`. Undoing
-deletes its samples, makes the minutes of series_1m it may have touched anew from the samples that remain
-(the view is not atomic with its base), and deletes its windows last. Since windows are what says that
-there is something to undo, a death in between only means undoing once more. A window of samples older
-than `MAX_AGE_S` is refused, so that those minutes' samples have not expired yet.
+deletes its samples, makes the minutes and hours of the rollups it may have touched anew from the samples that
+remain (rollups.py), and deletes its windows last. Since windows are what says that there is something to undo,
+a death in between only means undoing once more. A window of samples older than `Retention.max_age_s` is refused,
+so that the samples of those minutes and hours have not expired yet. Where they have, the rollup stays as it is.
 
 A push is known by (agent, epoch, sequence) and the sha256 of its body, looked up in `pushes` before the
 batch is written: the stored rows are the only memory there is, so a retry an hour or a restart later is
 still not doubled. The same sequence with another hash is refused. A body without an identity is taken
 for a retry if the same bytes came within `ANONYMOUS_WINDOW_S`. The engine's own insert deduplication is
-off: it would swallow a batch that was undone and comes again with the same content.
+off: it would swallow a batch that was undone and comes again with the same content. A server that is still busy
+with an insert of a writer that failed or died is told to end it before anything is undone: it would come after.
 
 Better names that come by themselves (`Names`) take part in a commit and need no batch of their own: they have no
 samples, and a retry writes the same rows again. So do the names of windows that tell more than a function's name: they
@@ -34,7 +35,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -44,10 +45,12 @@ from typing import Any, Final
 
 from profiler.model import Profile
 from symbolizer.types import Location
-from web.store.rows import FRAMES, NAMES, PUSHES, SAMPLES, STACKS, WINDOWS, Batch, Known, Table
+from web.store import retention
+from web.store.retention import Retention
+from web.store.rollups import ROLLUPS, remake
+from web.store.rows import FRAMES, LABEL_SETS, NAMES, PUSHES, SAMPLES, STACKS, WINDOWS, Batch, Known, Table
 from web.store.store import Store, StoreUnavailable
 
-MAX_AGE_S: Final = 13 * 86400  # samples expire after 14 days
 MAX_AHEAD_S: Final = 86400
 ANONYMOUS_WINDOW_S: Final = 3600
 QUEUE_PUSHES: Final = 256
@@ -107,6 +110,7 @@ class Figures:
     duplicates: int = 0
     conflicts: int = 0
     failed: int = 0
+    busy: int = 0
     windows: int = 0
     samples: int = 0
     stacks: int = 0
@@ -129,9 +133,16 @@ _Pushed = tuple[_Waiting, Push]
 class Writer:
     """Takes pushes and names from any thread; commits at most every `interval` seconds, or every `rows` samples."""
 
-    def __init__(self, store: Store, interval: float = 1.0, rows: int = 15_000) -> None:
-        """Undoes what an earlier process left unfinished, then starts the thread."""
+    def __init__(
+        self, store: Store, interval: float = 1.0, rows: int = 15_000, keep: Mapping[str, int] | None = None
+    ) -> None:
+        """Undoes what an earlier process left unfinished, then starts the thread.
+
+        `keep` are days by name, as retention.changed() takes them: what it does not name is kept as long as before.
+        Raises BadRetention.
+        """
         self.figures = Figures()
+        self.retention = retention.read(store)
         self._store = store
         self._interval = interval
         self._rows = rows
@@ -141,13 +152,19 @@ class Writer:
         self._known = Known()
         self._unfinished = False
         self._closed = False
+        self._committing = threading.Lock()
         self._undo()
+        self.keep(keep or {})
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
 
     @property
     def queued(self) -> int:
         return self._queue.qsize()
+
+    @property
+    def queued_rows(self) -> int:
+        return self._queued_rows
 
     @property
     def healthy(self) -> bool:
@@ -160,14 +177,26 @@ class Writer:
         """
         waiting = _Waiting(what)
         with self._lock:
-            if self._closed or self._queued_rows > QUEUE_SAMPLES:
-                raise Busy
             try:
+                if self._closed or self._queued_rows > QUEUE_SAMPLES:
+                    raise queue.Full
                 self._queue.put_nowait(waiting)
             except queue.Full:
+                self.figures.busy += 1
                 raise Busy from None
             self._queued_rows += what.rows
         return waiting.done
+
+    def keep(self, days: Mapping[str, Any]) -> Retention:
+        """Keep things for other days from now on; see retention.changed(). Raises BadRetention, StoreUnavailable."""
+        with self._committing:
+            wanted = retention.changed(self.retention, days)
+            if self._unfinished:  # while the samples are there that its rollups are made from again
+                self._undo()
+            for table in retention.apply(self._store, wanted):
+                log.info("%s are kept for %d days", table, wanted.days(table))
+            self.retention = wanted
+        return wanted
 
     def close(self) -> None:
         """Commit what is queued, and stop."""
@@ -199,7 +228,8 @@ class Writer:
                 group.append(following)
                 rows += following.what.rows
             last = time.monotonic()
-            self._commit(group)
+            with self._committing:
+                self._commit(group)
             with self._lock:
                 self._queued_rows -= sum(waiting.what.rows for waiting in group)
             if closing:
@@ -275,7 +305,7 @@ class Writer:
     def _write(self, pushes: list[Push], names: list[Names]) -> None:
         now = datetime.now(UTC)
         self._known.start(now.date())
-        batch = Batch(self._store.horizon + 1, now.date(), self._known)
+        batch = Batch(self._store.horizon + 1, now, self._known)
         marks = PUSHES.columns()
         for push in pushes:
             for profile in push.profiles:
@@ -293,6 +323,7 @@ class Writer:
             return
         self._insert(FRAMES, batch.frames)
         self._insert(STACKS, batch.stacks)
+        self._insert(LABEL_SETS, batch.label_sets)
         batch.sent()
         self._unfinished = True
         self._insert(WINDOWS, batch.windows)
@@ -314,22 +345,22 @@ class Writer:
     def _undo(self) -> None:
         """Undo the batch that has begun and is not whole, if there is one; set the store's horizon."""
         store = self._store
+        store.end_inserts()
         whole = int(store.rows("SELECT max(batch) FROM pushes").rows[0][0])
         above = {"whole": whole}
-        begun = store.rows("SELECT DISTINCT toStartOfMinute(ts) FROM windows WHERE batch > {whole:UInt32}", above)
-        if begun.rows:
-            minutes = {"minutes": [row[0] for row in begun.rows]}
-            store.command("ALTER TABLE samples DELETE WHERE batch > {whole:UInt32}", above)
-            store.command("ALTER TABLE series_1m DELETE WHERE t IN {minutes:Array(DateTime('UTC'))}", minutes)
-            store.command(
-                "INSERT INTO series_1m (t, host, event, hz, service, container, process, value)"
-                " SELECT toStartOfMinute(ts) AS t, host, event, hz, service, container, process, sum(value)"
-                " FROM samples WHERE toStartOfMinute(ts) IN {minutes:Array(DateTime('UTC'))} GROUP BY ALL",
-                minutes,
-            )
-            store.command("ALTER TABLE windows DELETE WHERE batch > {whole:UInt32}", above)
+        begun = store.rows("SELECT 1 FROM windows WHERE batch > {whole:UInt32} LIMIT 1", above).rows
+        if begun:
+            store.alter("samples", "DELETE WHERE batch > {whole:UInt32}", above)
+            for rollup in ROLLUPS:
+                times = store.rows(
+                    f"SELECT DISTINCT {rollup.start}(ts) AS t FROM windows WHERE batch > {{whole:UInt32}}"
+                    " AND t > now() - INTERVAL {days:UInt32} DAY",
+                    {**above, "days": self.retention.samples},
+                ).rows
+                remake(store, rollup, [row[0] for row in times])
+            store.alter("windows", "DELETE WHERE batch > {whole:UInt32}", above)
             self.figures.undone += 1
-            log.warning("undid an unfinished commit of %d minutes; it was never acknowledged", len(begun.rows))
+            log.warning("undid an unfinished commit; it was never acknowledged")
         store.horizon = whole
         self._unfinished = False
 
