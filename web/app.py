@@ -32,6 +32,7 @@ from web.store.asking import NobodyWaits
 from web.store.queries import Empty, Queries
 from web.store.retention import BadRetention
 from web.store.store import BadQuery, Store, StoreUnavailable, directory_of
+from web.store.upkeep import Upkeep
 from web.store.writer import Writer
 from web.warmup import warm_up
 
@@ -73,6 +74,7 @@ def _assemble(options: ServerOptions) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
+        await asyncio.to_thread(app.state.upkeep.close)
         await asyncio.to_thread(app.state.writer.close)
 
     app = FastAPI(
@@ -108,6 +110,7 @@ def _attach(app: FastAPI, store: Store, options: ServerOptions) -> None:
     app.state.store = store
     app.state.queries = Queries(store)
     app.state.writer = Writer(store, options.commit_seconds, keep=options.retention)
+    app.state.upkeep = Upkeep(store, app.state.writer)
     app.state.rejected = Counter()
     app.state.parsing = asyncio.Semaphore(ingest.PARSING_AT_ONCE)
 
@@ -154,6 +157,7 @@ def serve(options: ServerOptions, *, user: str | None = None, ready: Callable[[s
                 shown = f"[{options.host}]" if ":" in options.host else options.host
                 server.on_ready = lambda: ready(f"http://{shown}:{port}/") if ready else None
                 asyncio.run(server.serve([listener]))
+                app.state.upkeep.close()
                 app.state.writer.close()
             finally:
                 store.close()

@@ -235,6 +235,7 @@ CREATE TABLE IF NOT EXISTS functions_local ON CLUSTER 'pilotlight'
 (
     id     UInt64,
     name   String CODEC(ZSTD(1)),
+    file   String CODEC(ZSTD(1)),
     binary LowCardinality(String) CODEC(ZSTD(1)),
     kind   LowCardinality(String) CODEC(ZSTD(1)),
     seen   Date CODEC(ZSTD(1))

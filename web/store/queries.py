@@ -16,15 +16,17 @@ import numpy as np
 
 from profiler.model import Accounting, Profile, StackTable, Window
 from web.flamegraph.calltree import CallTree
+from web.store import functions as by_hour
 from web.store import hosts as host_rows
 from web.store import stacks as st
 from web.store import top as functions_of
+from web.store.ragged import Integers
 from web.store.selection import LABELS, SAMPLE_LABELS, Selection, rfc3339
 from web.store.series import MAX_VALUES, check_step, series_of, values_of
 from web.store.stackcache import StackCache, Stacks
 from web.store.store import BadQuery, Store, StoreUnavailable
 from web.store.sums import HOUR_S, Summing, Sums, source_of, whole_hours
-from web.store.top import FunctionFilter
+from web.store.top import FunctionFilter, Functions
 from web.store.tree import tree_of
 from web.store.windows import (
     Empty,
@@ -171,10 +173,11 @@ class Queries:
     def top(
         self, selection: Selection, *, sort: str = "self", limit: int = 50, wanted: FunctionFilter | None = None
     ) -> Top:
-        """The functions of a resolved selection that weigh most, by `self` or by `total`. Raises MixedRates."""
-        sums, stacks, overview = self._summed(selection)
-        functions = functions_of.functions_of_stacks(stacks)
-        own, total = functions_of.self_and_total(sums, stacks, functions)
+        """The functions of a resolved selection that weigh most, by `self` or by `total`. Raises MixedRates.
+
+        Of ranges of days, whole hours are from functions_1h, with the names that were known when each was over.
+        """
+        functions, own, total, overview = self._by_function(selection)
         chosen = np.arange(len(functions.frames))
         if wanted is not None:
             chosen = functions_of.matching(self.store, functions, wanted)
@@ -182,6 +185,28 @@ class Queries:
         names = [functions.frames[i].function for i in chosen.tolist()]
         order = np.lexsort((np.array(names, object).astype(str), -heavy[1][chosen], -heavy[0][chosen]))
         return Top(overview, len(chosen), functions_of.as_rows(functions, own, total, chosen[order][:limit]))
+
+    def _by_function(self, selection: Selection) -> tuple[Functions, Integers, Integers, Overview]:
+        horizon = self.store.horizon
+        first, last = by_hour.hours_of(self.store, selection, horizon)
+        if first < last:
+            overview = self.overview(selection, horizon)
+            hours = replace(selection, since=first, until=last)
+            functions, own, total, samples = by_hour.read(self.store, hours, overview.rates)
+            parts = [(functions, own, total)]
+            for since, until in ((selection.since, first), (last, selection.until)):
+                if since < until:
+                    rest = replace(selection, since=since, until=until)
+                    sums = self._summing.fetch(rest, horizon, overview.rates, ())
+                    stacks = st.stacks_of(self._cache, sums)
+                    functions = functions_of.functions_of_stacks(stacks)
+                    parts.append((functions, *functions_of.self_and_total(sums, stacks, functions)))
+                    samples += sums.total
+            if samples == overview.accounting.sampled:  # else it changed meanwhile
+                return *by_hour.merged(parts), overview
+        sums, stacks, overview = self._summed(selection)
+        functions = functions_of.functions_of_stacks(stacks)
+        return functions, *functions_of.self_and_total(sums, stacks, functions), overview
 
     def who(
         self,
