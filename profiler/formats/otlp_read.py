@@ -229,7 +229,7 @@ class _Reader:
             hz,
             window,
             tuple(part.samples),
-            accounting or _accounting_of(part.samples, total),
+            accounting or accounting_of(part.samples, total),
             dict(labels),
         )
 
@@ -500,7 +500,7 @@ def _accounting_group(key: str) -> tuple[str, str]:
     return "", ""
 
 
-def _accounting_of(samples: Iterable[Sample], total: int) -> Accounting:
+def accounting_of(samples: Iterable[Sample], total: int) -> Accounting:
     """The accounting of a profiler that sent none: what came is all that there was."""
     counts: dict[int, int] = {}
     stacks = {}

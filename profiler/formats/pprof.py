@@ -202,28 +202,36 @@ def read_pprof(data: bytes) -> StackTable:
     stand on their labels `process` and `thread` where they have them. Raises ValueError, with a
     sentence, for what is malformed or too large.
     """
+    return _Reader(parse_pprof(data)).read()
+
+
+def parse_pprof(data: bytes, limit: int = MAX_DECODED) -> Any:
+    """The protobuf message of a profile, gzipped or not, of at most `limit` bytes; its indices are not checked.
+
+    Raises ValueError, with a sentence, for what is no profile or too large.
+    """
     message = _Message()
     try:
-        message.ParseFromString(_decoded(data))
+        message.ParseFromString(_decoded(data, limit))
     except DecodeError as error:
         raise ValueError("this is not a pprof profile, or it was cut off") from error
     if not message.sample_type:
         raise ValueError("this is not a pprof profile: it has no sample types")
-    return _Reader(message).read()
+    return message
 
 
-def _decoded(data: bytes) -> bytes:
-    if data[:2] != b"\x1f\x8b":
-        return data
-    decoder = zlib.decompressobj(wbits=31)
-    try:
-        decoded = decoder.decompress(data, MAX_DECODED)
-    except zlib.error as error:
-        raise ValueError(f"this is not a pprof profile: its gzip data is damaged ({error})") from error
-    if decoder.unconsumed_tail:
-        raise ValueError(f"this pprof profile is larger than {MAX_DECODED >> 20} MB when unzipped")
-    if not decoder.eof:
-        raise ValueError("this pprof profile was cut off: its gzip data has no end")
+def _decoded(data: bytes, limit: int) -> bytes:
+    decoded = data
+    if data[:2] == b"\x1f\x8b":
+        decoder = zlib.decompressobj(wbits=31)
+        try:
+            decoded = decoder.decompress(data, limit + 1)
+        except zlib.error as error:
+            raise ValueError(f"this is not a pprof profile: its gzip data is damaged ({error})") from error
+        if len(decoded) <= limit and not decoder.eof:
+            raise ValueError("this pprof profile was cut off: its gzip data has no end")
+    if len(decoded) > limit:
+        raise ValueError(f"this pprof profile is larger than {limit >> 20} MB when unzipped")
     return decoded
 
 
