@@ -667,7 +667,7 @@ def test_another_sites_page_changes_nothing(guarded: TestClient, client: TestCli
 def test_the_token_may_be_the_password_of_an_address(guarded: TestClient) -> None:
     def ask(credentials: bytes) -> int:
         given = "Basic " + base64.b64encode(credentials).decode()
-        return guarded.get("/api/v1/hosts", headers={"authorization": given}).status_code
+        return int(guarded.get("/api/v1/hosts", headers={"authorization": given}).status_code)
 
     assert ask(f"any:{TOKEN}".encode()) == ask(f":{TOKEN}".encode()) == 200
     for wrong in (TOKEN.encode(), f"any:{TOKEN}x".encode(), f"{TOKEN}:".encode(), b"", b"\xff:\xff"):
