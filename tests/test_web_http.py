@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import time
 import tracemalloc
@@ -622,8 +623,58 @@ def test_people_log_in_once_and_come_back_to_where_they_were_going(guarded: Test
     cookie = done.headers["set-cookie"].lower()
     assert "httponly" in cookie and "samesite=lax" in cookie and TOKEN not in cookie
     assert guarded.get("/").status_code == 200
-    # The cookie is for reading: another site's page could send it along with a push.
+    # Another site's page could send the cookie along with a push: that takes proof of who asks.
     assert guarded.post(INGEST, content=body(profile()), headers=PROTOBUF).status_code == 401
+
+
+OURS = (
+    {"sec-fetch-site": "same-origin"},
+    {"origin": "http://profiles.example.net"},
+    {"origin": "https://profiles.example.net"},
+)
+FOREIGN = (
+    {"sec-fetch-site": "cross-site"},
+    {"sec-fetch-site": "same-site"},
+    {"sec-fetch-site": "cross-site", "origin": "http://profiles.example.net"},
+    {"origin": "http://evil.example"},
+    {"origin": "http://profiles.example.net.evil.example"},
+    {"origin": "http://profiles.example.net:81"},
+    {"origin": "null"},
+)
+
+
+@pytest.mark.parametrize("headers", OURS)
+def test_a_login_may_change_things_from_our_own_pages(guarded: TestClient, headers: dict[str, str]) -> None:
+    guarded.post("/login", data={"token": TOKEN})
+    assert guarded.post(INGEST, content=body(profile()), headers={**PROTOBUF, **headers}).status_code == 200
+
+
+@pytest.mark.parametrize("headers", FOREIGN)
+def test_another_sites_page_changes_nothing(guarded: TestClient, client: TestClient, headers: dict[str, str]) -> None:
+    guarded.post("/login", data={"token": TOKEN})
+    answer = guarded.post(INGEST, content=body(profile()), headers={**PROTOBUF, **headers})
+    assert (answer.status_code, "another site" in answer.json()["error"]) == (403, True)
+    # Nor where there is no token, and only this machine can ask: its browser can.
+    assert client.post(INGEST, content=body(profile()), headers={**PROTOBUF, **headers}).status_code == 403
+    assert client.get("/debug/pprof/profile?seconds=1", headers=headers).status_code == 403
+    assert guarded.get("/api/v1/hosts", headers=headers).status_code == 200  # which it cannot read: no CORS
+    basic = {"authorization": "Basic " + base64.b64encode(f"any:{TOKEN}".encode()).decode()}
+    assert guarded.post(INGEST, content=body(profile()), headers={**PROTOBUF, **headers, **basic}).status_code == 403
+    right = {"authorization": f"Bearer {TOKEN}"}
+    assert guarded.post(INGEST, content=body(profile()), headers={**PROTOBUF, **headers, **right}).status_code == 200
+
+
+def test_the_token_may_be_the_password_of_an_address(guarded: TestClient) -> None:
+    def ask(credentials: bytes) -> int:
+        given = "Basic " + base64.b64encode(credentials).decode()
+        return int(guarded.get("/api/v1/hosts", headers={"authorization": given}).status_code)
+
+    assert ask(f"any:{TOKEN}".encode()) == ask(f":{TOKEN}".encode()) == 200
+    for wrong in (TOKEN.encode(), f"any:{TOKEN}x".encode(), f"{TOKEN}:".encode(), b"", b"\xff:\xff"):
+        assert ask(wrong) == 401
+    assert guarded.get("/api/v1/hosts", headers={"authorization": "Basic ?"}).status_code == 401
+    pushed = {**PROTOBUF, "authorization": "Basic " + base64.b64encode(f"go:{TOKEN}".encode()).decode()}
+    assert guarded.post(INGEST, content=body(profile()), headers=pushed).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["//evil.example", "https://evil.example/", "/\\evil.example", "x", "/\n/x"])

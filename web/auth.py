@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hmac
 import ipaddress
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from hashlib import sha256
 from http.cookies import CookieError, SimpleCookie
 from typing import Any, Final
@@ -17,6 +19,7 @@ COOKIE: Final = "pilotlight"
 SESSION_S: Final = 30 * 86400
 
 _OPEN: Final = ("/healthz", "/readyz", "/login")
+_ACTING: Final = ("/debug/pprof/profile",)  # a GET that has an agent at work
 HEADERS: Final = {
     b"content-security-policy": (b"default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'self'"),
     b"x-content-type-options": b"nosniff",
@@ -98,12 +101,20 @@ class Guard:
             return JSONResponse(
                 {"error": "this server answers to localhost only: open http://127.0.0.1 with its port"}, 421
             )
-        if self._token is None or path in _OPEN or path.startswith("/static/"):
-            return None
         scheme, _, given = headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and same(given.strip(), self._token):
+        if self._token is not None and scheme.lower() == "bearer" and same(given.strip(), self._token):
             return None
-        if method in ("GET", "HEAD") and valid_session(_cookie(headers.get("cookie", "")), self._token):
+        if path in _OPEN or path.startswith("/static/"):
+            return None
+        # From here on, all that may prove a right is what a browser sends along whichever site's page makes it ask.
+        reads, ours = method in ("GET", "HEAD"), of_our_page(headers)
+        if ours is False and not (reads and path not in _ACTING):
+            return JSONResponse({"error": "another site's page may not change anything here"}, 403)
+        if self._token is None:
+            return None
+        if scheme.lower() == "basic" and same(_password(given), self._token):
+            return None
+        if (reads or ours) and valid_session(_cookie(headers.get("cookie", "")), self._token):
             return None
         if method == "GET" and "text/html" in headers.get("accept", ""):
             query = scope["query_string"].decode("latin-1")
@@ -114,6 +125,27 @@ class Guard:
             401,
             {"www-authenticate": "Bearer"},
         )
+
+
+def of_our_page(headers: Mapping[str, str]) -> bool | None:
+    """Whether a page of this server makes the request, or another site's; None where no browser says.
+
+    Browsers tell by Sec-Fetch-Site (W3C Fetch Metadata) where the connection is TLS or local, else by Origin with
+    everything but reads. The scheme is left out of account: a proxy that ends TLS changes it.
+    """
+    site = headers.get("sec-fetch-site")
+    if site is not None:
+        return {"same-origin": True, "none": None}.get(site, False)
+    origin = headers.get("origin")
+    return None if origin is None else urlsplit(origin).netloc == headers.get("host", "") != ""
+
+
+def _password(credentials: str) -> str:
+    """The password of HTTP's Basic scheme (RFC 7617), "" where there is none."""
+    try:
+        return base64.b64decode(credentials.strip(), validate=True).decode().partition(":")[2]
+    except (binascii.Error, ValueError):
+        return ""
 
 
 def local_path(path: str) -> str:
