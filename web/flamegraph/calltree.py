@@ -132,17 +132,7 @@ def _tree(
     elided: int,
 ) -> CallTree:
     """The tree of nodes that are in level order already, with what follows from their totals."""
-    own = total.copy()
-    start = np.zeros(len(total), np.int64)
-    bounds = np.searchsorted(level, np.arange(int(level[-1]) + 2))
-    for first, stop in zip(bounds[1:-1].tolist(), bounds[2:].tolist(), strict=True):
-        above = parent[first:stop]
-        weights = total[first:stop]
-        before = np.cumsum(weights) - weights
-        begins = np.flatnonzero(np.concatenate(([True], above[1:] != above[:-1])))
-        shift = start[above[begins]] - before[begins]
-        start[first:stop] = before + np.repeat(shift, np.diff(begins, append=len(above)))
-        own[above[begins]] -= np.add.reduceat(weights, begins)
+    own, start = weighed(parent, level, total)
     return CallTree(
         parent=parent.astype(np.int32),
         level=level.astype(np.int32),
@@ -157,6 +147,24 @@ def _tree(
     )
 
 
+def weighed(
+    parent: NDArray[np.integer], level: NDArray[np.integer], total: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """`own` and `start`, as in CallTree, of nodes in level order, from their totals."""
+    own = total.copy()
+    start = np.zeros(len(total), np.int64)
+    bounds = np.searchsorted(level, np.arange(int(level[-1]) + 2))
+    for first, stop in zip(bounds[1:-1].tolist(), bounds[2:].tolist(), strict=True):
+        above = parent[first:stop]
+        weights = total[first:stop]
+        before = np.cumsum(weights) - weights
+        begins = np.flatnonzero(np.concatenate(([True], above[1:] != above[:-1])))
+        shift = start[above[begins]] - before[begins]
+        start[first:stop] = before + np.repeat(shift, np.diff(begins, append=len(above)))
+        own[above[begins]] -= np.add.reduceat(weights, begins)
+    return own, start
+
+
 def prune(tree: CallTree, limit: int) -> CallTree:
     """The tree with about `limit` nodes at most: the lightest are folded, exactly, into their parent's
     "(N frames below x %)" node. A tree of no more than `limit` nodes comes back as it is.
@@ -168,45 +176,83 @@ def prune(tree: CallTree, limit: int) -> CallTree:
         return tree
     # The heaviest limit + 1 nodes cannot all stay, so the lightest of them sets what is too light.
     threshold = int(np.partition(tree.total, len(tree) - limit - 1)[len(tree) - limit - 1]) + 1
-    keep = tree.total >= threshold
-    keep[0] = True
-    new_number = np.cumsum(keep) - 1
+    folding = fold(tree.parent, tree.level, tree.total >= threshold)
+    names, name = folding.names(100 * threshold / int(tree.total[0]))
+    return _tree(
+        parent=folding.parent,
+        level=folding.level,
+        label=folding.arranged(tree.frame, len(tree.frames) + name),
+        total=folding.sums(tree.total),
+        frames=tree.frames + names,
+        binaries=tree.binaries + [""] * len(names),
+        other_lines=tree.other_lines + [0] * len(names),
+        elided=len(tree.frames),
+    )
 
+
+@dataclass(frozen=True, slots=True)
+class Folding:
+    """How a tree in level order becomes a smaller one: `kept` nodes stay, and each of `holders`, kept nodes too, gets
+    one more child, its last, for what is folded away below it.
+
+    `heads` are the topmost nodes of what is folded away, `folded[i]` is how many nodes are below holders[i].
+    `parent` and `level` are those of the smaller tree, whose node i is number order[i] of kept and holders together.
+    """
+
+    kept: NDArray[np.int64]
+    holders: NDArray[np.int64]
+    heads: NDArray[np.int64]
+    head_parent: NDArray[np.int64]
+    folded: NDArray[np.int64]
+    order: NDArray[np.int64]
+    parent: NDArray[np.int64]
+    level: NDArray[np.int64]
+
+    def arranged(self, of_nodes: NDArray[Any], of_holders: NDArray[Any]) -> NDArray[np.int64]:
+        """What kept nodes had, and what the holders' new children have, in the order of the smaller tree."""
+        return np.concatenate((of_nodes[self.kept], of_holders))[self.order].astype(np.int64)
+
+    def sums(self, total: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The totals of the smaller tree, exactly those of the larger one."""
+        weight = np.zeros(len(total), np.int64)
+        np.add.at(weight, self.head_parent, total[self.heads])
+        return self.arranged(total, weight[self.holders])
+
+    def names(self, percent: float) -> tuple[list[Frame], NDArray[np.int64]]:
+        """Frames that say how much is folded away, below which share; and which of them each holder's child has."""
+        shown = np.format_float_positional(percent, precision=2, fractional=False, trim="-")
+        sizes, size = np.unique(self.folded, return_inverse=True)
+        names = [f"({n:,} {'frame' if n == 1 else 'frames'} below {shown} %)" for n in sizes.tolist()]
+        return [Frame(name, Kind.UNKNOWN) for name in names], size
+
+
+def fold(parent: NDArray[np.integer], level: NDArray[np.integer], keep: NDArray[np.bool_]) -> Folding:
+    """Fold nodes that are not to be kept into their parents. The root is kept; below what is not, nothing may be."""
+    keep = keep.copy()
+    keep[0] = True
     # Whoever is folded hands the number of frames folded into it on to its parent, deepest first.
     folded = (~keep).astype(np.int64)
-    bounds = np.searchsorted(tree.level, np.arange(int(tree.level[-1]) + 2))
+    bounds = np.searchsorted(level, np.arange(int(level[-1]) + 2))
     for first, stop in zip(bounds[-2:0:-1].tolist(), bounds[:1:-1].tolist(), strict=True):
         nodes = first + np.flatnonzero(~keep[first:stop])
-        np.add.at(folded, tree.parent[nodes], folded[nodes])
-    heads = np.flatnonzero(~keep & keep[tree.parent])
-    weight = np.zeros(len(tree), np.int64)
-    np.add.at(weight, tree.parent[heads], tree.total[heads])
-    holders = np.flatnonzero(weight)
-
-    share = 100 * threshold / int(tree.total[0])
-    percent = np.format_float_positional(share, precision=2, fractional=False, trim="-")
-    sizes, size = np.unique(folded[holders], return_inverse=True)
-    elided = [
-        Frame(f"({n:,} {'frame' if n == 1 else 'frames'} below {percent} %)", Kind.UNKNOWN) for n in sizes.tolist()
-    ]
+        np.add.at(folded, parent[nodes], folded[nodes])
+    heads = np.flatnonzero(~keep & keep[parent])
+    kept, holders = np.flatnonzero(keep), np.unique(parent[heads]).astype(np.int64)
     # Nodes are in the order of their parents, by their old numbers as by the new; holders come last of siblings.
-    kept = np.flatnonzero(keep)
-    old_parent = np.concatenate((tree.parent[kept], holders))
-    level = np.concatenate((tree.level[kept], tree.level[holders] + 1)).astype(np.int64)
-    label = np.concatenate((tree.frame[kept], len(tree.frames) + size)).astype(np.int64)
-    order = np.argsort(2 * old_parent.astype(np.int64) + (np.arange(len(level)) >= len(kept)), kind="stable")
-    new_number = np.full(len(tree) + 1, -1)
+    old_parent = np.concatenate((parent[kept], holders)).astype(np.int64)
+    order = np.argsort(2 * old_parent + (np.arange(len(old_parent)) >= len(kept)), kind="stable")
+    new_number = np.full(len(parent) + 1, -1)
     places = np.flatnonzero(order < len(kept))
     new_number[kept[order[places]]] = places
-    return _tree(
+    return Folding(
+        kept=kept,
+        holders=holders,
+        heads=heads,
+        head_parent=parent[heads].astype(np.int64),
+        folded=folded[holders],
+        order=order,
         parent=new_number[old_parent[order]],
-        level=level[order],
-        label=label[order],
-        total=np.concatenate((tree.total[kept], weight[holders]))[order],
-        frames=tree.frames + elided,
-        binaries=tree.binaries + [""] * len(elided),
-        other_lines=tree.other_lines + [0] * len(elided),
-        elided=len(tree.frames),
+        level=np.concatenate((level[kept], level[holders] + 1))[order].astype(np.int64),
     )
 
 
@@ -220,27 +266,35 @@ def tree_to_json(tree: CallTree) -> dict[str, Any]:
     which begins with ""), `line` (0 where unknown: else the one that most ticks were on) and
     `other_lines` (how many others). Frames from number `elided` on stand for what was folded away.
     """
-    is_used = np.bincount(tree.frame, minlength=len(tree.frames)) > 0
+    return {
+        "children": np.bincount(tree.parent[1:], minlength=len(tree)).tolist(),
+        "own": tree.own.tolist(),
+        **frames_to_json(tree.frame, tree.frames, tree.binaries, tree.other_lines, tree.elided),
+    }
+
+
+def frames_to_json(
+    frame: NDArray[np.int32], frames: list[Frame], binaries: list[str], other_lines: list[int], elided: int
+) -> dict[str, Any]:
+    """The columns of tree_to_json that say what the frames of its nodes are; those that no node has are left out."""
+    is_used = np.bincount(frame, minlength=len(frames)) > 0
     used = np.flatnonzero(is_used)
-    frame = (np.cumsum(is_used) - 1)[tree.frame]
-    frames = [tree.frames[i] for i in used.tolist()]
+    of_nodes = [frames[i] for i in used.tolist()]
     strings: dict[str, int] = {"": 0}
     kinds: dict[str, int] = {}
     reasons: dict[str, int] = {"": 0}
     return {
-        "children": np.bincount(tree.parent[1:], minlength=len(tree)).tolist(),
-        "own": tree.own.tolist(),
-        "frame": frame.tolist(),
+        "frame": (np.cumsum(is_used) - 1)[frame].tolist(),
         "frames": {
-            "name": [f.function for f in frames],
-            "kind": [kinds.setdefault(f.kind.value, len(kinds)) for f in frames],
-            "reason": [reasons.setdefault(f.reason.value if f.reason else "", len(reasons)) for f in frames],
-            "binary": [strings.setdefault(tree.binaries[i], len(strings)) for i in used.tolist()],
-            "file": [strings.setdefault(f.file, len(strings)) for f in frames],
-            "line": [f.line for f in frames],
-            "other_lines": [tree.other_lines[i] for i in used.tolist()],
+            "name": [f.function for f in of_nodes],
+            "kind": [kinds.setdefault(f.kind.value, len(kinds)) for f in of_nodes],
+            "reason": [reasons.setdefault(f.reason.value if f.reason else "", len(reasons)) for f in of_nodes],
+            "binary": [strings.setdefault(binaries[i], len(strings)) for i in used.tolist()],
+            "file": [strings.setdefault(f.file, len(strings)) for f in of_nodes],
+            "line": [f.line for f in of_nodes],
+            "other_lines": [other_lines[i] for i in used.tolist()],
         },
-        "elided": int(np.searchsorted(used, tree.elided)),
+        "elided": int(np.searchsorted(used, elided)),
         "kinds": list(kinds),
         "reasons": list(reasons),
         "strings": list(strings),
