@@ -27,6 +27,8 @@ from starlette.exceptions import HTTPException
 from web import api, auth, hosts, ingest, names, pages
 from web.assets import render
 from web.contexts import ErrorPage
+from web.pyroscope import ingest as pyroscope_ingest
+from web.pyroscope import push as pyroscope_push
 from web.store.queries import Empty, Queries
 from web.store.store import BadQuery, Store, StoreUnavailable, directory_of
 from web.store.writer import Writer
@@ -34,6 +36,16 @@ from web.warmup import warm_up
 
 log = logging.getLogger("pilotlight.server")
 
+_FOR_PROGRAMS: Final = (
+    "/api/",
+    "/v1development/",
+    "/metrics",
+    "/readyz",
+    "/ingest",
+    "/pyroscope/",
+    "/push.v1.",
+    "/querier.v1.",
+)
 _NOT_PAGES: Final = (".json", ".svg", ".folded", ".gz")
 
 
@@ -81,7 +93,7 @@ def _assemble(options: ServerOptions) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.options = options
-    for module in (hosts, pages, api, ingest, names):
+    for module in (hosts, pages, api, ingest, names, pyroscope_ingest, pyroscope_push):
         app.include_router(module.router)
     app.add_middleware(_Mistakes)
     app.add_middleware(auth.Guard, token=options.token, only_local=auth.is_loopback(options.host))
@@ -236,7 +248,7 @@ def _hand_over(directory: Path, uid: int, gid: int) -> None:
 
 def _error(request: Request, status: int, message: str) -> Response:
     path = request.url.path
-    if path.startswith(("/api/", "/v1development/", "/metrics", "/readyz")) or path.endswith(_NOT_PAGES):
+    if path.startswith(_FOR_PROGRAMS) or path.endswith(_NOT_PAGES):
         return JSONResponse({"error": message}, status)
     return HTMLResponse(render("error.html", ErrorPage(status, message)), status)
 

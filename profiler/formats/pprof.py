@@ -212,7 +212,7 @@ def parse_pprof(data: bytes, limit: int = MAX_DECODED) -> Any:
     """
     message = _Message()
     try:
-        message.ParseFromString(_decoded(data, limit))
+        message.ParseFromString(inflated(data, limit))
     except DecodeError as error:
         raise ValueError("this is not a pprof profile, or it was cut off") from error
     if not message.sample_type:
@@ -220,7 +220,8 @@ def parse_pprof(data: bytes, limit: int = MAX_DECODED) -> Any:
     return message
 
 
-def _decoded(data: bytes, limit: int) -> bytes:
+def inflated(data: bytes, limit: int) -> bytes:
+    """A profile without its gzip, if it has one. Raises ValueError if that is more than `limit` bytes, or damaged."""
     decoded = data
     if data[:2] == b"\x1f\x8b":
         decoder = zlib.decompressobj(wbits=31)

@@ -14,6 +14,7 @@ from symbolizer.unknown import file_name, unknown
 
 MAX_DECODED: Final = 16 << 20  # bytes of a profile after gunzip; parsed, an empty entry takes 35 times its size
 MAX_FRAMES: Final = 8 << 20  # frames of all samples: few bytes must not unfold into many
+_NUMBERS: Final = ("pid", "process_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class Pushed:
     start_ns: int
     duration_ns: int
     rows: Sequence[Row]
+    frames: int  # of all rows
 
 
 def read_pushed(data: bytes, kind: Kind = Kind.NATIVE) -> Pushed:
@@ -55,6 +57,7 @@ class _Reader:
         self._functions = {function.id: function for function in message.function}
         self._mappings = {mapping.id: mapping for mapping in message.mapping}
         self._locations = {location.id: location for location in message.location}
+        self._frames = 0
         self._binaries: dict[int, Binary | None] = {0: None}
         self._made: dict[int, Location] = {}
         self._stacks: dict[tuple[int, ...], tuple[Location, ...]] = {}
@@ -70,10 +73,10 @@ class _Reader:
             message.time_nanos,
             message.duration_nanos,
             list(self._rows()),
+            self._frames,
         )
 
     def _rows(self) -> Iterator[Row]:
-        frames = 0
         types = len(self._message.sample_type)
         for sample in self._message.sample:
             values = tuple(sample.value)
@@ -82,13 +85,16 @@ class _Reader:
             if min(values) < 0:
                 raise ValueError("this pprof profile has values below zero: it is a difference of two profiles")
             stack = self._stack(tuple(sample.location_id))
-            frames += sum(len(location.frames) for location in stack)
-            if frames > MAX_FRAMES:
+            self._frames += sum(len(location.frames) for location in stack)
+            if self._frames > MAX_FRAMES:
                 raise ValueError(f"the samples of this pprof profile have more than {MAX_FRAMES:,} frames")
             labels = {}
             for label in sample.label:
                 key = self._string(label.key)
-                labels[key] = self._string(label.str) if label.str else str(label.num)
+                if label.str:
+                    labels[key] = self._string(label.str)
+                elif key in _NUMBERS:  # others, such as the bytes of an allocation, are no labels to select by
+                    labels[key] = str(label.num)
             yield Row(stack, values, labels)
 
     def _stack(self, ids: tuple[int, ...]) -> tuple[Location, ...]:

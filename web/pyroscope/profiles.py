@@ -12,14 +12,17 @@ from profiler.formats.otlp_foreign import Meaning
 from profiler.formats.otlp_read import MAX_DEPTH, accounting_of
 from profiler.model import Profile, Sample, StackTable, Window
 from symbolizer.types import Binary, Kind, Location
-from web.pyroscope.application import Origin, checked_labels, origin
+from web.pyroscope.application import MAX_NAME, Origin, checked_labels, origin
 from web.pyroscope.pprof import MAX_FRAMES, Row
+from web.store.rows import bounded
 
 MAX_SERIES: Final = 1000  # sets of labels in one profile
 _MAX_PID: Final = (1 << 32) - 1
 _PID_LABELS: Final = ("pid", "process_id")
 _THREAD_LABELS: Final = ("thread_name", "thread")
 _OWN: Final = (*_PID_LABELS, *_THREAD_LABELS, "process", "container")
+_UNFIT: Final = re.compile(r"^[^A-Za-z_]|[^A-Za-z0-9_.\-/]")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _OF_ONE_REQUEST: Final = ("profile_id", "span_id", "trace_id")  # a set of labels each would be a series each
 _KIND_OF_SPY: Final = (
     ("pyspy", Kind.PYTHON),
@@ -86,8 +89,12 @@ def profiles_of(source: Source, meaning: Meaning, rows: Sequence[Row], place: in
 
 
 def _of_sample(source: Source, labels: Mapping[str, str]) -> tuple[Origin, Mapping[str, str]]:
-    """Where a sample comes from, and its labels that have a meaning in a sample."""
-    every = checked_labels({**source.labels, **labels})
+    """Where a sample comes from, and its labels that have a meaning in a sample.
+
+    Programs choose the labels of samples, so these are made to fit rather than refused.
+    """
+    fitting = {_UNFIT.sub("_", name)[:MAX_NAME]: bounded(value) for name, value in labels.items() if name}
+    every = checked_labels({**source.labels, **{name: _CONTROL.sub(" ", value) for name, value in fitting.items()}})
     own = {name: value for name, value in every.items() if name in _OWN}
     rest = {name: value for name, value in every.items() if name not in _OWN and name not in _OF_ONE_REQUEST}
     return origin(rest, source.application, source.peer), own
@@ -112,7 +119,9 @@ def table_rows(table: StackTable, kind: Kind) -> list[Row]:
     if len(table.index) > MAX_FRAMES:
         raise ValueError(f"the stacks have more than {MAX_FRAMES:,} frames: send shorter profiles")
     locations = [
-        Location(0, Binary(path) if path else None, (replace(frame, kind=kind) if frame.kind is Kind.NATIVE else frame,))
+        Location(
+            0, Binary(path) if path else None, (replace(frame, kind=kind) if frame.kind is Kind.NATIVE else frame,)
+        )
         for frame, path in zip(table.frames, table.binaries, strict=True)
     ]
     index, offsets = table.index.tolist(), table.offsets.tolist()

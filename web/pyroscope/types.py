@@ -38,9 +38,7 @@ _TIME_NAMES: Final = {event: name for name, event in _TIMES.items() if name not 
 _COUNTED: Final = ("samples", "sample")
 _USUAL_NAMES: Final = {
     **{f"{kind}_{what}": "memory" for kind in ("alloc", "inuse") for what in ("objects", "space")},
-    **{
-        f"alloc_{where}_tlab_{what}": "memory" for where in ("in_new", "outside") for what in ("objects", "bytes")
-    },
+    **{f"alloc_{where}_tlab_{what}": "memory" for where in ("in_new", "outside") for what in ("objects", "bytes")},
     "objects": "memory",
     "space": "memory",
     "live": "memory",
@@ -92,7 +90,8 @@ def parse_profile_type(text: str) -> str:
     if len(text) > _MAX_TEXT or len(text.split(":")) != 5 or not text.isprintable():
         shown = repr(text if len(text) <= 60 else text[:60] + "…")
         raise BadQuery(
-            f"{shown} is no profile type: write NAME:TYPE:UNIT:PERIOD TYPE:PERIOD UNIT, such as {profile_type(CPU_EVENT).id}"
+            f"{shown} is no profile type: write NAME:TYPE:UNIT:PERIOD TYPE:PERIOD UNIT, such as"
+            f" {profile_type(CPU_EVENT).id}"
         )
     return text
 
