@@ -25,7 +25,7 @@ from profiler.command import CommandError
 from profiler.formats.by_extension import WRITERS, Writer, writer_for
 from profiler.formats.folded import read_folded
 from profiler.formats.json import read_json
-from profiler.formats.pprof import read_pprof
+from profiler.formats.pprof_read import read_pprof
 from profiler.libbpf import BpfError
 from profiler.memory import keep_small
 from profiler.model import Profile, StackTable, stack_table
@@ -424,7 +424,7 @@ def _render(options: argparse.Namespace) -> int:
         elif not options.output.endswith(".svg"):
             raise UsageError("Only pilotlight's own .json can be made into anything but .svg.")
         elif options.input.endswith((".pb.gz", ".pb", ".pprof")):
-            rendered = _picture(read_pprof(data), options.title or options.input)
+            rendered = _picture(stack_table(read_pprof(data).profiles[0]), options.title or options.input)
         else:
             table, problems = read_folded(data)
             for problem in problems:

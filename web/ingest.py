@@ -23,6 +23,7 @@ from opentelemetry.proto.collector.profiles.v1development.profiles_service_pb2 i
     ExportProfilesServiceResponse,
 )
 
+from profiler.event_names import type_and_unit
 from profiler.formats.otlp import Received, read_otlp, read_otlp_json
 from profiler.formats.otlp_read import MAX_BODY
 from profiler.model import MAX_HZ, Accounting, Profile
@@ -196,7 +197,7 @@ def unusable(profile: Profile, now: float) -> str:
     figures = (a.expected, a.ticks, a.idle, a.filtered, a.sampled, a.frames_named, a.lost_total)
     costs = (a.cost.bpf_ns, a.cost.bpf_runs, a.cost.agent_cpu_ns, a.cost.rss_bytes, a.cost.locked_bytes)
     walked = sum(a.unwinding.counts().values())
-    is_time = ":" not in profile.event  # else it is TYPE:UNIT
+    is_time = type_and_unit(profile.event) is None
     if not is_time and profile.hz != 1:
         return "A window of values, such as alloc_space:bytes, was left out: its rate must be 1."
     largest = max(*figures, sum(a.frames_unknown.values()), walked)

@@ -62,7 +62,7 @@ def write_folded(profile: Profile) -> bytes:
     offsets = table.offsets.tolist()
     totals: dict[str, int] = {}
     for start, end, count in zip(offsets[:-1], offsets[1:], table.counts.tolist(), strict=True):
-        stack = ";".join(index[start:end])
+        stack = ";".join(index[start:end]) or "[no stack]"
         totals[stack] = totals.get(stack, 0) + count
     return "".join(f"{stack} {count}\n" for stack, count in sorted(totals.items())).encode()
 

@@ -1,4 +1,4 @@
-"""Protobuf messages described in a line each: their fields' numbers are the format, and no generated code is needed."""
+"""Protobuf messages described in a line each: their fields' numbers are the format, no generated code is needed."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ import json
 from datetime import UTC, datetime
 from typing import Final
 
-from profiler.formats.json import accounting_object
+from profiler.formats.json import heading_object
 from profiler.model import Profile, functions_of, stack_table
 
 _SCHEMA: Final = "https://www.speedscope.app/file-format-schema.json"
@@ -63,14 +63,7 @@ def write_speedscope(profile: Profile) -> bytes:
                     "weights": [totals[stack] for stack in stacks],
                 }
             ],
-            "pilotlight": {
-                "host": profile.host,
-                "event": profile.event,
-                "hz": profile.hz,
-                "window": (profile.window.start_ns, profile.window.end_ns),
-                "labels": dict(profile.labels),
-                "accounting": accounting_object(profile.accounting),
-            },
+            "pilotlight": heading_object(profile),
         },
         separators=(",", ":"),
     ).encode()

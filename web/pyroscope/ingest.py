@@ -18,18 +18,18 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
-from profiler.formats.otlp_foreign import Meaning
 from profiler.formats.otlp_read import MAX_BODY
+from profiler.formats.pprof_read import inflated
 from profiler.model import MAX_HZ, Profile, Window
 from symbolizer.types import Kind
 from web.ingest import RETRY_SECONDS, Refused, closed, committed, decompress, read_body, unusable
 from web.pyroscope.application import BadName, measured, parse_application
 from web.pyroscope.multipart import read_parts
-from web.pyroscope.pprof import Pushed, read_pushed, without
+from web.pyroscope.pprof import MAX_DECODED, Pushed, read_pushed, without
 from web.pyroscope.profiles import Source, folded_rows, kind_of, profiles_of
 from web.pyroscope.times import parse_moment
 from web.pyroscope.trie import tree_to_folded, trie_to_folded
-from web.pyroscope.types import CPU_NAME, meanings, value_event
+from web.pyroscope.types import CPU_NAME, meanings, value
 from web.store.store import BadQuery
 from web.store.writer import MAX_AHEAD_S, Push
 
@@ -214,7 +214,8 @@ def _stacks(asked: _Asked, content: bytes) -> tuple[list[Profile], list[str]]:
         (meaning,) = meanings(name, [("samples", "count")], (kind, unit), 0, asked.hz or _DEFAULT_HZ)
         assert meaning is not None
     else:
-        meaning = Meaning(value_event(name, kind, unit), 1)
+        # A nanosecond each, though it may be counted in others.
+        meaning = value(name, kind, unit)
     return profiles_of(asked.source, meaning, rows, 0), problems
 
 
@@ -226,11 +227,13 @@ def _pprof(asked: _Asked, content: bytes, content_type: str, now: float) -> tupl
             raise ValueError("the form has no part named `profile`")
     if not parts["profile"]:
         return [], []
-    pushed = read_pushed(parts["profile"], asked.kind)
+    pushed = read_pushed(inflated(parts["profile"], MAX_DECODED), asked.kind)
     config = _config(parts.get("sample_type_config", b""))
     problems: list[str] = []
     cumulative = [config.get(kind, {}).get("cumulative") is True for kind, _ in pushed.types]
-    earlier = read_pushed(parts["prev_profile"], asked.kind) if parts.get("prev_profile") else None
+    earlier = None
+    if parts.get("prev_profile"):
+        earlier = read_pushed(inflated(parts["prev_profile"], MAX_DECODED), asked.kind)
     if earlier is not None and earlier.types != pushed.types:
         raise ValueError("`prev_profile` has other sample types than `profile`")
     if earlier is not None:

@@ -9,7 +9,8 @@ from typing import Final
 
 from profiler.formats.folded import read_folded
 from profiler.formats.otlp_foreign import Meaning
-from profiler.formats.otlp_read import MAX_DEPTH, accounting_of
+from profiler.formats.otlp_read import MAX_DEPTH
+from profiler.formats.reading import plain_accounting
 from profiler.model import Profile, Sample, StackTable, Window
 from symbolizer.types import Binary, Kind, Location
 from web.pyroscope.application import MAX_NAME, Origin, checked_labels, origin
@@ -81,7 +82,7 @@ def profiles_of(source: Source, meaning: Meaning, rows: Sequence[Row], place: in
             meaning.hz,
             source.window,
             tuple(samples),
-            accounting_of(samples, sum(sample.count for sample in samples)),
+            plain_accounting(samples, sum(sample.count for sample in samples)),
             dict(of.labels),
         )
         for of, samples in found.items()

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from profiler.formats.otlp_read import MAX_BODY
-from profiler.formats.pprof import inflated
+from profiler.formats.pprof_read import inflated
 from profiler.model import Profile
 from web.ingest import Refused, committed
 from web.pyroscope.application import checked_labels

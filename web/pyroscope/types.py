@@ -1,8 +1,9 @@
 """Pyroscope's profile types, NAME:TYPE:UNIT:PERIOD TYPE:PERIOD UNIT, and the events that they are in the store.
 
 Time on the CPU is the event cpu-clock, whoever measured it; other times are events of their own, such as wall. What
-is no time is an event "TYPE:UNIT", such as "alloc_space:bytes", whose counts are the values themselves (its hz is 1).
-Where a type occurs under a name that is not its usual one, the event says so: "block/contentions:count".
+is no time is an event "TYPE:UNIT", such as "alloc_space:bytes", whose counts are the values themselves (its hz is 1);
+see profiler/event_names.py. Where a type occurs under a name that is not its usual one, the event says so:
+"block/contentions:count".
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from math import lcm
 from typing import Final
 
+from profiler.event_names import event_of, type_and_unit
 from profiler.formats.otlp_foreign import ASSUMED_HZ, Meaning
 from profiler.model import MAX_HZ
 from web.store.store import BadQuery
@@ -70,19 +72,20 @@ class ProfileType:
 
     @property
     def is_time(self) -> bool:
-        """Whether it is told in nanoseconds of samples that stand for time."""
-        return self.sample_type == self.period_type and self.sample_unit == self.period_unit == "nanoseconds"
+        """Whether its values are nanoseconds, which the store has as counts of 1/hz seconds."""
+        return self.sample_unit == "nanoseconds"
 
 
 def profile_type(event: str) -> ProfileType:
     """What an event of the store is called here."""
-    head, colon, unit = event.rpartition(":")
-    if colon and head:
-        family, _, kind = head.rpartition("/")
-        name = family or _USUAL_NAMES.get(kind, kind)
-        return ProfileType(name, kind, unit, *_PERIODS.get(name, (kind, unit)))
-    kind = _TIME_NAMES.get(event, event.replace("-", "_"))
-    return ProfileType(CPU_NAME if event == CPU_EVENT else kind, kind, "nanoseconds", kind, "nanoseconds")
+    family, _, rest = event.rpartition("/")
+    found = type_and_unit(rest)
+    if found is None and rest not in _USUAL_NAMES:
+        kind = _TIME_NAMES.get(event, event.replace("-", "_"))
+        return ProfileType(CPU_NAME if event == CPU_EVENT else kind, kind, "nanoseconds", kind, "nanoseconds")
+    kind, unit = found or (rest, "nanoseconds")
+    name = family or _USUAL_NAMES.get(kind, kind)
+    return ProfileType(name, kind, unit, *_PERIODS.get(name, (kind, unit)))
 
 
 def parse_profile_type(text: str) -> str:
@@ -96,10 +99,13 @@ def parse_profile_type(text: str) -> str:
     return text
 
 
-def value_event(name: str, kind: str, unit: str) -> str:
-    """The event of values that are no time on or off the CPU, such as ("memory", "alloc_space", "bytes")."""
-    usual = _USUAL_NAMES.get(kind, kind)
-    return f"{kind}:{unit}" if name in ("", usual, CPU_NAME) else f"{name}/{kind}:{unit}"
+def value(name: str, kind: str, unit: str) -> Meaning:
+    """What values are that are no time on or off the CPU, such as ("memory", "alloc_space", "bytes")."""
+    usual = name in ("", _USUAL_NAMES.get(kind, kind), CPU_NAME)
+    family = "" if usual else f"{name}/"
+    if unit in _NANOSECONDS:
+        return _time(family + kind, _NANOSECONDS[unit], 0)
+    return Meaning(family + event_of(kind, unit), 1)
 
 
 def meanings(
@@ -120,7 +126,7 @@ def meanings(
             event = _TIMES.get(period_type[0], "wall" if name == "wall" else CPU_EVENT)
             found.append(None if has_times else _samples(event, period_ns, hz))
         else:
-            found.append(Meaning(value_event(name, kind, unit), 1))
+            found.append(value(name, kind, unit))
     return found
 
 
