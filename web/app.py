@@ -26,9 +26,9 @@ from starlette.exceptions import HTTPException
 
 from web import api, auth, hosts, ingest, names, pages
 from web.assets import render
+from web.compress import Compress
 from web.contexts import ErrorPage
-from web.pyroscope import ingest as pyroscope_ingest
-from web.pyroscope import push as pyroscope_push
+from web.pyroscope import routes as pyroscope
 from web.store.queries import Empty, Queries
 from web.store.store import BadQuery, Store, StoreUnavailable, directory_of
 from web.store.writer import Writer
@@ -93,10 +93,11 @@ def _assemble(options: ServerOptions) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.options = options
-    for module in (hosts, pages, api, ingest, names, pyroscope_ingest, pyroscope_push):
+    for module in (hosts, pages, api, ingest, names, pyroscope):
         app.include_router(module.router)
     app.add_middleware(_Mistakes)
     app.add_middleware(auth.Guard, token=options.token, only_local=auth.is_loopback(options.host))
+    app.add_middleware(Compress)
     for kind, status in ((BadQuery, 400), (Empty, 404), (StoreUnavailable, 503)):
         app.add_exception_handler(kind, _answer_with(status))
     app.add_exception_handler(HTTPException, _answer_http)

@@ -36,7 +36,7 @@ MESSAGES: Final[dict[str, Any]] = message_classes(
         "Location": "1 name string",
         "StackTraceSelector": "1 call_site Location*",
         "SelectMergeStacktracesRequest": (
-            f"{_SELECT}, 5 max_nodes int64, 6 format int32, 7 stack_trace_selector StackTraceSelector,"
+            f"{_SELECT}, 5 max_nodes int64, 6 format ProfileFormat, 7 stack_trace_selector StackTraceSelector,"
             "8 profile_id_selector string*"
         ),
         "SelectMergeProfileRequest": (
@@ -53,11 +53,15 @@ MESSAGES: Final[dict[str, Any]] = message_classes(
         "Point": "1 value double, 2 timestamp int64",
         "Series": "1 labels LabelPair*, 2 points Point*",
         "SelectSeriesRequest": (
-            f"{_SELECT}, 5 group_by string*, 6 step double, 7 aggregation int32,"
+            f"{_SELECT}, 5 group_by string*, 6 step double, 7 aggregation TimeSeriesAggregationType,"
             "8 stack_trace_selector StackTraceSelector, 9 limit int64"
         ),
         "SelectSeriesResponse": "1 series Series*",
         "GetProfileStatsRequest": "",
         "GetProfileStatsResponse": "1 data_ingested bool, 2 oldest_profile_time int64, 3 newest_profile_time int64",
+    },
+    {
+        "ProfileFormat": ("PROFILE_FORMAT_UNSPECIFIED", "PROFILE_FORMAT_FLAMEGRAPH", "PROFILE_FORMAT_TREE"),
+        "TimeSeriesAggregationType": ("TIME_SERIES_AGGREGATION_TYPE_SUM", "TIME_SERIES_AGGREGATION_TYPE_AVERAGE"),
     },
 )
