@@ -107,9 +107,9 @@ def _select_series(queries: Queries, asked: Any) -> Any:
     found = MESSAGES["SelectSeriesResponse"]()
     for line in lines:
         added = found.series.add()
-        for name, value in line.labels.items():
-            if value:
-                added.labels.add(name=name, value=value)
+        for name, text in line.labels.items():
+            if text:
+                added.labels.add(name=name, value=text)
         for at, value in sorted(line.points.items()):
             added.points.add(value=value, timestamp=at * 1000)
     return found

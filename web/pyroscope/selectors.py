@@ -12,11 +12,13 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from web.pyroscope.types import parse_profile_type
-from web.store.selection import LABELS, Matcher, parse_matcher
+from web.store.selection import LABELS, Matcher
 from web.store.store import BadQuery
 
 MAX_TEXT: Final = 16_384
 MAX_MATCHERS: Final = 32
+MAX_LABEL: Final = 200  # characters of a label's name
+MAX_VALUE: Final = 4096  # characters of its value, or of a regular expression
 TYPE_LABELS: Final = ("__profile_type__", "__name__")
 _TOKEN: Final = re.compile(
     r"""\s*(?:(?P<label>[A-Za-z_][A-Za-z0-9_.]*)|"(?P<quoted>(?:[^"\\\n]|\\.)+)")\s*(?P<operator>=~|!~|!=|=)\s*"""
@@ -82,9 +84,13 @@ def matchers_of(terms: Iterable[Term], names: Sequence[str]) -> tuple[Matcher, .
     of_store = {public: name for name, public in public_names(names).items()}
     found = []
     for label, operator, value in terms:
+        if len(label) > MAX_LABEL or len(value) > MAX_VALUE:
+            raise BadQuery(f"{_short(label)} or its value is longer than {MAX_LABEL} and {MAX_VALUE:,} characters")
         name = of_store.get(label, label)
-        # As in a URL's query string, for what it checks.
-        found.append(parse_matcher(f"{name}{operator}{value}"))
+        if name in ("pid", "hz") and not operator.endswith("~"):
+            if not (value.isascii() and value.isdigit() and len(value) <= 10 and int(value) <= 0xFFFFFFFF):
+                raise BadQuery(f"{name} must be a whole number, not {_short(value)}")
+        found.append(Matcher(name, operator, value))
     return tuple(dict.fromkeys(found))
 
 
