@@ -31,8 +31,8 @@ def message_classes(
     file = descriptor_pb2.FileDescriptorProto(name=f"{package}.proto", package=package, syntax="proto3")
     for enumeration, names in enumerations.items():
         values = file.enum_type.add(name=enumeration)
-        for number, name in enumerate(names):
-            values.value.add(name=name, number=number)
+        for place, value in enumerate(names):
+            values.value.add(name=value, number=place)
     for message, fields in described.items():
         added = file.message_type.add(name=message)
         for words in filter(str.strip, fields.split(",")):
