@@ -24,7 +24,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from web import api, auth, hosts, ingest, names, pages
+from web import api, auth, hosts, ingest, names, pages, questions
 from web.assets import render
 from web.compress import Compress
 from web.contexts import ErrorPage
@@ -93,7 +93,7 @@ def _assemble(options: ServerOptions) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.options = options
-    for module in (hosts, pages, api, ingest, names, pyroscope):
+    for module in (hosts, pages, api, questions, ingest, names, pyroscope):
         app.include_router(module.router)
     app.add_middleware(_Mistakes)
     app.add_middleware(auth.Guard, token=options.token, only_local=auth.is_loopback(options.host))
