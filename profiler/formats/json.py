@@ -136,6 +136,11 @@ def read_json(data: bytes) -> Profile:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"this is not JSON: {error}") from error
+    return read_document(document)
+
+
+def read_document(document: object) -> Profile:
+    """As read_json, of what json.loads made of it."""
     if not isinstance(document, dict) or document.get("format") != _FORMAT:
         raise ValueError(f'this JSON is not a pilotlight profile: it has no "format": "{_FORMAT}"')
     if document.get("version") != VERSION:

@@ -7,8 +7,8 @@ A frame is a function, inlined or not, as in pilotlight's own flame graph: speed
 boxes of frames that differ, were it only by their line. So its file and line are those that most of its
 ticks were on; every line is in pprof's format.
 
-The schema allows further fields: `pilotlight` at the top holds host, event, hz, window, labels and
-accounting, which speedscope leaves alone.
+The schema allows further fields: `pilotlight` at the top holds host, event, hz, window, labels, accounting and
+the frames' kinds, which speedscope leaves alone.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def write_speedscope(profile: Profile) -> bytes:
                     "weights": [totals[stack] for stack in stacks],
                 }
             ],
-            "pilotlight": heading_object(profile),
+            "pilotlight": heading_object(profile) | {"kinds": [frame.kind for frame in functions.frames]},
         },
         separators=(",", ":"),
     ).encode()
