@@ -7,7 +7,7 @@ import gzip
 import json
 import time
 import tracemalloc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -57,7 +57,7 @@ def ingest(**parameters: object) -> str:
 
 def pprof(
     types: Sequence[tuple[str, str]],
-    samples: Sequence[tuple[Sequence[str], Sequence[int], dict[str, str | int]]],
+    samples: Sequence[tuple[Sequence[str], Sequence[int], Mapping[str, str | int]]],
     period_type: tuple[str, str] = ("cpu", "nanoseconds"),
     period: int = 10_000_000,
     start: int = NOW - 10,
@@ -373,7 +373,7 @@ def test_connect_push_is_taken_in_protobuf_and_json(
     else:
         body, headers = push_request(SERIES, gzip.compress(CPU)).SerializeToString(), dict(PROTO)
     if encoding:
-        body = {"gzip": gzip.compress, "zstd": zstd.compress}[encoding](body)
+        body = gzip.compress(body) if encoding == "gzip" else zstd.compress(body)
         headers["content-encoding"] = encoding
     for _ in range(2):  # the second time as a retry
         answer = client.post(PUSH, content=body, headers=headers)
@@ -499,6 +499,17 @@ def test_hostile_names_are_only_ever_data(client: TestClient, store: Store) -> N
     assert stacks(store) == {(HOSTILE, HOSTILE, HOSTILE, "main", HOSTILE): 1}
     page = client.get("/flamegraph")
     assert page.status_code == 200 and "<script>" not in page.text.replace("<script type", "")
+
+
+def test_a_store_without_profiles_answers_every_query(client: TestClient) -> None:
+    kind = "process_cpu:cpu:nanoseconds:cpu:nanoseconds"
+    graph = client.get("/pyroscope/render", params={"query": kind}).json()["flamebearer"]
+    assert graph == {"names": ["total"], "levels": [[0, 0, 0, 0]], "numTicks": 0, "maxSelf": 0}
+    both = client.get("/pyroscope/render-diff", params={"leftQuery": kind, "rightQuery": kind}).json()
+    assert both["flamebearer"]["levels"] == [[0] * 7] and both["leftTicks"] == both["rightTicks"] == 0
+    assert client.get("/pyroscope/label-values?label=service_name").json() == []
+    for method in ("ProfileTypes", "LabelNames", "Series", "GetProfileStats"):
+        assert client.post(f"/querier.v1.QuerierService/{method}", json={}).json() == {}
 
 
 # ------------------------------------------------------------------------------- parts

@@ -30,6 +30,7 @@ from web.pyroscope.profiles import Source, folded_rows, kind_of, profiles_of
 from web.pyroscope.times import parse_moment
 from web.pyroscope.trie import tree_to_folded, trie_to_folded
 from web.pyroscope.types import CPU_NAME, meanings, value
+from web.store.retention import Retention
 from web.store.store import BadQuery
 from web.store.writer import MAX_AHEAD_S, Push
 
@@ -185,13 +186,13 @@ def _parse(request: Request, asked: _Asked, body: bytes, now: float) -> tuple[tu
             found, problems = _stacks(asked, content)
     except (BadName, ValueError) as error:
         raise Refused(422, 3, "malformed", str(error)) from error
-    return usable(found, now), digest, problems
+    return usable(found, now, request.app.state.writer.retention), digest, problems
 
 
-def usable(profiles: list[Profile], now: float) -> tuple[Profile, ...]:
+def usable(profiles: list[Profile], now: float, kept: Retention) -> tuple[Profile, ...]:
     """The profiles with accounting that closes. Raises Refused where one of them cannot be stored."""
     for profile in profiles:
-        if problem := unusable(profile, now):
+        if problem := unusable(profile, now, kept):
             raise Refused(422, 3, "profile", problem)
     return tuple(replace(profile, accounting=closed(profile.accounting)) for profile in profiles)
 

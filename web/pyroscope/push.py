@@ -67,7 +67,7 @@ def _parse(request: Request, body: bytes) -> tuple[tuple[Profile, ...], str]:
             frames += pushed.frames
             if frames > MAX_FRAMES:
                 raise Refused(413, 8, "too large", f"the push has more than {MAX_FRAMES:,} frames: send smaller ones")
-    return usable(found, now), sha256(content).hexdigest()
+    return usable(found, now, request.app.state.writer.retention), sha256(content).hexdigest()
 
 
 def _profiles(pairs: Any, raw_profile: bytes, peer: str, now: float) -> tuple[Pushed, list[Profile]]:
