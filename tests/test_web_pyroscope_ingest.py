@@ -235,6 +235,32 @@ def test_pprof_has_an_event_for_each_type_and_a_window_for_each_set_of_labels(
         assert [(row[2], row[3]) for row in found if row[1] == "alloc_space:bytes"] == [(1, 4096)]
 
 
+def speedscope(unit: str, *weights: float) -> bytes:
+    profile = {"type": "sampled", "name": "io", "unit": unit, "startValue": 0, "endValue": 9}
+    sampled = {**profile, "samples": [[0, 1]] * len(weights), "weights": weights}
+    frames = [{"name": "main"}, {"name": "hot"}]
+    return json.dumps({"shared": {"frames": frames}, "profiles": [sampled]}).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "weights", "window"),
+    [
+        ("shop", "none", (3, 4), ("cpu-clock", 50, 7)),
+        ("shop.wall", "none", (3, 4), ("wall", 50, 7)),
+        ("shop", "milliseconds", (30, 40), ("wall", 990_000, 69_300)),
+        ("shop.cpu", "seconds", (0.03, 0.04), ("cpu-clock", 990_000, 69_300)),
+        ("shop", "bytes", (4096, 1), ("memory:bytes", 1, 4097)),
+    ],
+)
+def test_speedscope_files_are_taken_by_their_unit(
+    client: TestClient, store: Store, name: str, unit: str, weights: tuple[float, ...], window: tuple[str, int, int]
+) -> None:
+    answer = client.post(ingest(name=name, format="speedscope", sampleRate=50), content=speedscope(unit, *weights))
+    assert answer.status_code == 200, answer.text
+    assert windows(store)[0][1:4] == window
+    assert stacks(store) == {("shop", "shop", "shop", "main", "hot"): window[2]}
+
+
 def test_values_that_only_grow_need_the_profile_before(client: TestClient, store: Store) -> None:
     config = json.dumps({"alloc_objects": {"units": "objects", "cumulative": True}})
 
@@ -294,6 +320,10 @@ def test_samples_that_are_told_as_time_as_well_are_not_counted_twice() -> None:
         ({"format": "trie"}, TRIE + b"x", 422, "after the end"),
         ({"format": "tree"}, b"\x00\x05\x00", 422, "at its root"),
         ({"format": "tree"}, b"\xff" * 20, 422, "no end"),
+        ({"format": "speedscope"}, b"{", 422, "not JSON"),
+        ({"format": "speedscope"}, b"[" * 100_000, 422, "not JSON"),
+        ({"format": "speedscope"}, b"[" * 600_000, 422, "objects and lists"),
+        ({"format": "speedscope"}, b"{}", 422, "damaged"),
         ({"format": "pprof"}, b"\xff\xff\xff", 422, "pprof"),
         ({"format": "pprof"}, gzip.compress(CPU)[:-8], 422, "cut off"),
         ({"format": "pprof"}, b"\x0a\x00", 422, "pprof"),

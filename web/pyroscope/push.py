@@ -15,8 +15,9 @@ from profiler.formats.pprof_read import inflated
 from profiler.model import Profile
 from web.ingest import Refused, committed
 from web.pyroscope.application import checked_labels
+from web.pyroscope.bodies import profiles_of_pprof, window_of
 from web.pyroscope.connect import JSON, OPENAPI, answer, media_type, parse_message, read_message
-from web.pyroscope.ingest import profiles_of_pprof, usable, window_of
+from web.pyroscope.ingest import usable
 from web.pyroscope.messages import MESSAGES
 from web.pyroscope.pprof import MAX_DECODED, MAX_FRAMES, Pushed, read_pushed
 from web.pyroscope.profiles import Source, kind_of
