@@ -486,16 +486,16 @@ def test_ranges_in_the_future_are_empty_and_ten_years_are_answered_or_refused(cl
         ("SelectMergeStacktraces", {"profileTypeID": CPU, "start": 5, "end": 4}, 400, "must be earlier"),
         ("SelectMergeStacktraces", {"profileTypeID": CPU, "start": -5}, 400, "milliseconds"),
         ("SelectMergeStacktraces", {"profileTypeID": CPU, "maxNodes": -5}, 400, "max_nodes"),
-        ("SelectMergeStacktraces", {"profileTypeID": CPU, "format": "PROFILE_FORMAT_TREE"}, 501, "flame graphs"),
+        ("SelectMergeStacktraces", {"profileTypeID": CPU, "format": "PROFILE_FORMAT_TREE"}, 400, "flame graphs"),
         ("SelectMergeStacktraces", {"profileTypeID": 7}, 400, "SelectMergeStacktracesRequest"),
         ("SelectSeries", {"profileTypeID": CPU, "step": -1}, 400, "step"),
         ("SelectSeries", {"profileTypeID": CPU, "step": "NaN"}, 400, "step"),
         ("SelectSeries", {"profileTypeID": CPU, "step": "Infinity"}, 400, "step"),
         ("SelectSeries", {"profileTypeID": CPU, "limit": -1}, 400, "limit"),
-        ("SelectSeries", {"profileTypeID": CPU, "aggregation": "TIME_SERIES_AGGREGATION_TYPE_AVERAGE"}, 501, "sums"),
+        ("SelectSeries", {"profileTypeID": CPU, "aggregation": "TIME_SERIES_AGGREGATION_TYPE_AVERAGE"}, 400, "sums"),
         ("LabelValues", {}, 400, "`name` is missing"),
         ("Diff", {"left": {"profileTypeID": CPU}}, 400, "is no profile type"),
-        ("SelectHeatmap", {}, 501, "SelectHeatmap"),
+        ("SelectHeatmap", {}, 404, "SelectHeatmap"),
     ],
 )
 def test_bad_calls_are_refused_in_connects_own_form(
@@ -503,7 +503,7 @@ def test_bad_calls_are_refused_in_connects_own_form(
 ) -> None:
     refused = call(client, method, asked, status)
     assert said in refused["message"]
-    assert refused["code"] == ("unimplemented" if status == 501 else "invalid_argument")
+    assert refused["code"] == ("unimplemented" if status == 404 else "invalid_argument")
 
 
 def test_bodies_that_are_too_large_deep_or_of_another_type_are_refused(client: TestClient) -> None:

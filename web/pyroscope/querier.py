@@ -78,7 +78,7 @@ def _series(queries: Queries, asked: Any) -> Any:
 
 def _merge_stacktraces(queries: Queries, asked: Any) -> Any:
     if asked.format not in _FLAMEGRAPH:
-        raise Refused(501, 12, "query", "profiles are answered as flame graphs here: leave `format` out")
+        raise Refused(400, 3, "query", "profiles are answered as flame graphs here: leave `format` out")
     chosen = _chosen(queries, asked)
     path = [location.name for location in asked.stack_trace_selector.call_site[:_MAX_PATH]]
     flame = answers.flame(queries, chosen, _nodes(asked), path)
@@ -87,16 +87,16 @@ def _merge_stacktraces(queries: Queries, asked: Any) -> Any:
 
 def _merge_profile(queries: Queries, asked: Any) -> Any:
     if asked.stack_trace_selector.call_site:
-        raise Refused(501, 12, "query", "a whole profile cannot be narrowed to a call site here: leave it out")
+        raise Refused(400, 3, "query", "a whole profile cannot be narrowed to a call site here: leave it out")
     profile = answers.profile(queries, _chosen(queries, asked))
     return PprofMessage() if profile is None else PprofMessage.FromString(gzip.decompress(write_pprof(profile)))
 
 
 def _select_series(queries: Queries, asked: Any) -> Any:
     if asked.stack_trace_selector.call_site:
-        raise Refused(501, 12, "query", "series cannot be narrowed to a call site here: leave it out")
+        raise Refused(400, 3, "query", "series cannot be narrowed to a call site here: leave it out")
     if asked.aggregation != _SUM:
-        raise Refused(501, 12, "query", "series are sums here: leave `aggregation` out")
+        raise Refused(400, 3, "query", "series are sums here: leave `aggregation` out")
     if not 0 <= asked.step <= LAST_S:
         raise BadQuery("`step` must be a number of seconds above 0")
     if not 0 <= asked.limit <= MAX_NODES:
@@ -169,7 +169,7 @@ for _method, _work in _METHODS.items():
 @router.post(f"{_SERVICE}/{{method}}", include_in_schema=False)
 async def other(request: Request, method: str) -> Response:
     async def refuse() -> Any:
-        raise Refused(501, 12, "query", f"there is no {method[:60]!r} here; there are {', '.join(_METHODS)}")
+        raise Refused(404, 12, "query", f"there is no {method[:60]!r} here; there are {', '.join(_METHODS)}")
 
     return await answer(request, refuse)
 
