@@ -28,6 +28,7 @@ from web import api, auth, hosts, ingest, names, pages, questions
 from web.assets import render
 from web.compress import Compress
 from web.contexts import ErrorPage
+from web.openapi import Application
 from web.pyroscope import routes as pyroscope
 from web.store.queries import Empty, Queries
 from web.store.store import BadQuery, Store, StoreUnavailable, directory_of
@@ -82,7 +83,7 @@ def _assemble(options: ServerOptions) -> FastAPI:
         yield
         await asyncio.to_thread(app.state.writer.close)
 
-    app = FastAPI(
+    app = Application(
         title="pilotlight",
         summary="Whole-system CPU profiles: ingest and query",
         version="1",
@@ -264,7 +265,9 @@ def _answer_with(status: int) -> Callable[[Request, Exception], Response]:
 def _answer_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     sentences = {404: "There is no such page.", 405: "This address does not take this method."}
-    return _error(request, error.status_code, sentences.get(error.status_code, str(error.detail)))
+    answer = _error(request, error.status_code, sentences.get(error.status_code, str(error.detail)))
+    answer.headers.update(error.headers or {})  # such as Allow, which methods there are
+    return answer
 
 
 def _answer_invalid(request: Request, error: Exception) -> Response:
