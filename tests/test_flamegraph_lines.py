@@ -63,10 +63,16 @@ def stored(profile: Profile) -> StackTable:
         locations,
         numbered.frames,
         numbered.binaries,
+        NONE,
+        NONE,
+        [],
     )
     counts = np.array([sample.count for sample in profile.samples])
     none = np.zeros(len(ids), np.int64)
     return table_of(Sums([("shop", "shop")], none, none, ids, counts), stacks)
+
+
+NONE = np.empty(0, np.int32)
 
 
 def rows(numbers: list[list[int]]) -> Ragged:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from clickhouse_connect.driver._chdbclient import ChdbClient
@@ -17,7 +18,7 @@ from clickhouse_connect.driver.client import Client
 from profiler.model import Accounting, Profile, Sample, Window
 from symbolizer.types import Binary, Frame, Kind, Location
 from web.store import migrations
-from web.store.ddl import SHARDED_BY, statements, text_of
+from web.store.ddl import SHARDED_BY, statements
 from web.store.queries import Queries
 from web.store.rows import FRAMES, PUSHES, SAMPLES, STACKS, WINDOWS, Batch, Known, Table
 from web.store.selection import Selection
@@ -147,7 +148,7 @@ def test_a_migration_that_was_interrupted_is_done_at_the_next_start(
 ) -> None:
     directory = tmp_path / "store"
     counts = old_store(directory)
-    steps = len(statements(text_of("migration_1.sql"), "pilotlight"))
+    steps = len(statements(migrations.MIGRATIONS[1], "pilotlight"))
     command: Callable[..., Any] = ChdbClient.command
     allowed = done = 0
 
@@ -217,7 +218,7 @@ def test_a_store_of_one_engine_is_not_taken_for_a_clusters(tmp_path: Path) -> No
 
 
 def test_the_clusters_statements_are_sql_and_leave_no_table_out(tmp_path: Path) -> None:
-    text = text_of("schema.sql") + migrations._VERSIONS
+    text = migrations.SCHEMA + migrations._VERSIONS
     single, spread = statements(text, "pilotlight"), statements(text, "pilotlight", "fleet")
     tables = [statement for statement in single if "ENGINE" in statement]
     assert {statement.split("(")[0].split()[5] for statement in tables} == set(SHARDED_BY)
@@ -229,3 +230,21 @@ def test_the_clusters_statements_are_sql_and_leave_no_table_out(tmp_path: Path) 
             assert tree[0][0].startswith("CreateQuery")
             if "Distributed" not in statement and "VIEW" not in statement:
                 assert re.search(r"ENGINE = Replicated\w*MergeTree", statement)
+
+
+def test_the_script_for_operators_is_what_the_server_would_say() -> None:
+    script = Path(__file__).parent.parent / "deploy" / "clickhouse" / "cluster.sql"
+    made = script.read_text("utf-8")
+    assert made == migrations.cluster_script("pilotlight", "pilotlight")
+    assert f"INSERT INTO versions (version) VALUES ({migrations.VERSION})" in made
+
+
+def test_tables_of_a_cluster_without_a_version_are_not_taken_for_old_ones() -> None:
+    """As a script that was cut off leaves them. No engine with a cluster is at hand, so that its answer is made up."""
+
+    class Answers:
+        def query(self, sql: str, parameters: dict[str, str]) -> SimpleNamespace:
+            return SimpleNamespace(result_rows=[("samples", "Distributed")])
+
+    with pytest.raises(migrations.CannotBringUp, match="its version is not noted"):
+        migrations.bring_up(cast(Client, Answers()), "pilotlight", "fleet")

@@ -12,9 +12,9 @@ import signal
 import socket
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,13 +24,16 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from web import api, auth, hosts, ingest, names, pages, questions
+from web import api, auth, hosts, ingest, names, pages, questions, settings
 from web.assets import render
 from web.compress import Compress
 from web.contexts import ErrorPage
+from web.gone import EndWhenGone
 from web.openapi import Application
 from web.pyroscope import routes as pyroscope
+from web.store.asking import NobodyWaits
 from web.store.queries import Empty, Queries
+from web.store.retention import BadRetention
 from web.store.store import BadQuery, Store, StoreUnavailable, directory_of
 from web.store.writer import Writer
 from web.warmup import warm_up
@@ -55,7 +58,8 @@ class ServerOptions:
     """`port` 0 takes any free one. `store` is chdb:///DIRECTORY or clickhouse://HOST[:PORT][/DATABASE].
 
     Without a `token`, only an address of this machine may be bound, unless `insecure_no_auth`. Pushes
-    are committed together at most every `commit_seconds`.
+    are committed together at most every `commit_seconds`. `retention` are days by name (samples, rollups);
+    what it does not name is kept as long as before.
     """
 
     store: str
@@ -64,6 +68,7 @@ class ServerOptions:
     token: str | None = None
     insecure_no_auth: bool = False
     commit_seconds: float = 1.0
+    retention: Mapping[str, int] = field(default_factory=dict)
 
 
 class CannotServe(Exception):
@@ -94,12 +99,19 @@ def _assemble(options: ServerOptions) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.options = options
-    for module in (hosts, pages, api, questions, ingest, names, pyroscope):
+    for module in (hosts, pages, api, questions, settings, ingest, names, pyroscope):
         app.include_router(module.router)
+    app.add_middleware(EndWhenGone, store=lambda: app.state.store)
     app.add_middleware(_Mistakes)
     app.add_middleware(auth.Guard, token=options.token, only_local=auth.is_loopback(options.host))
     app.add_middleware(Compress)
-    for kind, status in ((BadQuery, 400), (Empty, 404), (StoreUnavailable, 503)):
+    for kind, status in (
+        (BadQuery, 400),
+        (BadRetention, 400),
+        (Empty, 404),
+        (NobodyWaits, 499),
+        (StoreUnavailable, 503),
+    ):
         app.add_exception_handler(kind, _answer_with(status))
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
@@ -109,7 +121,7 @@ def _assemble(options: ServerOptions) -> FastAPI:
 def _attach(app: FastAPI, store: Store, options: ServerOptions) -> None:
     app.state.store = store
     app.state.queries = Queries(store)
-    app.state.writer = Writer(store, options.commit_seconds)
+    app.state.writer = Writer(store, options.commit_seconds, keep=options.retention)
     app.state.rejected = Counter()
     app.state.parsing = asyncio.Semaphore(ingest.PARSING_AT_ONCE)
 
@@ -159,7 +171,7 @@ def serve(options: ServerOptions, *, user: str | None = None, ready: Callable[[s
                 app.state.writer.close()
             finally:
                 store.close()
-    except (CannotServe, StoreUnavailable) as error:
+    except (CannotServe, StoreUnavailable, BadRetention) as error:
         print(f"pilotlight: {error}", file=sys.stderr)
         return 1
     return 0

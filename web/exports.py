@@ -12,8 +12,7 @@ from fastapi.responses import Response
 from profiler.accounting import account_lines
 from profiler.formats.by_extension import WRITERS
 from web import urls
-from web.flamegraph.calltree import build_tree
-from web.flamegraph.svg import Caption, write_svg
+from web.flamegraph.svg import MOST_NODES, Caption, write_svg
 from web.selected import conditional, sent
 from web.store.queries import Overview, Queries, host_title, rates_title
 from web.store.selection import Selection, rfc3339
@@ -51,8 +50,8 @@ def export(request: Request, selection: Selection, extension: str, group_by: Seq
 
 
 def picture(queries: Queries, selection: Selection, group_by: Sequence[str] = ()) -> bytes:
-    table, overview = queries.stack_table(selection, group_by)
-    return write_svg(build_tree(table), caption(overview, selection), script_href=urls.static("flamegraph.js"))
+    tree, overview = queries.tree(selection, group_by, MOST_NODES)
+    return write_svg(tree, caption(overview, selection), script_href=urls.static("flamegraph.js"))
 
 
 def caption(overview: Overview, selection: Selection) -> Caption:

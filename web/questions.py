@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from profiler.model import StackTable, common_rate
-from web.flamegraph.calltree import build_tree, prune, tree_to_json
+from web.flamegraph.calltree import tree_to_json
 from web.flamegraph.diff import build_diff, diff_to_json, prune_diff
 from web.selected import (
     GroupBy,
@@ -62,8 +62,7 @@ def tree(
 
     def answer() -> Response:
         resolved = queries.resolve(selection)
-        table, overview = queries.stack_table(resolved, labels)
-        merged = prune(build_tree(table), max_nodes)
+        merged, overview = queries.tree(resolved, labels, max_nodes)
         columns = tree_to_json(merged)
         by = factor(values, overview)
         if by is not None:

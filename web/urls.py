@@ -23,6 +23,10 @@ def flamegraph(query: Query = (), extension: str = "") -> str:
     return _with(f"/flamegraph{'.' + extension if extension else ''}", query)
 
 
+def settings() -> str:
+    return "/settings"
+
+
 def static(name: str) -> str:
     return f"/static/{name}"
 

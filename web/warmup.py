@@ -26,6 +26,7 @@ from web.store import stacks
 from web.store.ragged import Ragged
 from web.store.stackcache import Stacks
 from web.store.sums import Sums
+from web.store.tree import tree_of
 
 # Loaded by the store's clients and the web framework no sooner than at first use.
 _MODULES: Final = (
@@ -105,10 +106,21 @@ def _profile() -> None:
     read_otlp(write_otlp(profile, PushIdentity("agent", 1, 1)), "host")
     read_otlp_json(b"{}", "host")
     decompress(gzip.compress(b"x"), "gzip", 10)
-    one = Ragged(np.array([0], np.int32), np.array([0]), np.array([1]))
-    distinct = Stacks(np.array([1], np.uint64), one, one, [location], list(location.frames), ["/bin/x"])
+    one, none = Ragged(np.array([0], np.int32), np.array([0]), np.array([1])), np.zeros(2, np.int32)
+    distinct = Stacks(
+        np.array([1], np.uint64),
+        one,
+        one,
+        [location],
+        list(location.frames),
+        [""] * 2,
+        none,
+        none,
+        [0],
+    )
     counts = np.array([1])
     sums = Sums([("p", "t")], np.array([0]), np.array([0]), np.array([1], np.uint64), counts)
     stacks.table_of(sums, distinct)
     stacks.count_frames(sums, distinct)
+    tree_of(sums, distinct, 1)
     np.unique(np.array([2, 1], np.uint64), return_inverse=True)

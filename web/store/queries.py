@@ -15,15 +15,17 @@ from typing import Any, Final
 import numpy as np
 
 from profiler.model import Accounting, Profile, StackTable, Window
+from web.flamegraph.calltree import CallTree
 from web.store import hosts as host_rows
 from web.store import stacks as st
 from web.store import top as functions_of
-from web.store.selection import LABELS, SAMPLE_LABELS, Selection
+from web.store.selection import LABELS, SAMPLE_LABELS, Selection, rfc3339
 from web.store.series import MAX_VALUES, check_step, series_of, values_of
 from web.store.stackcache import StackCache, Stacks
 from web.store.store import BadQuery, Store, StoreUnavailable
 from web.store.sums import HOUR_S, Summing, Sums, source_of, whole_hours
 from web.store.top import FunctionFilter
+from web.store.tree import tree_of
 from web.store.windows import (
     Empty,
     MixedRates,
@@ -40,7 +42,6 @@ __all__ = ("Empty", "MixedRates", "Overview", "Queries", "Top", "host_title", "r
 
 MISSING: Final = "missing from the store"
 WHO: Final = ("host", "service", "process")
-SAMPLES_KEPT_S: Final = 14 * 86400
 
 log = logging.getLogger("pilotlight.queries")
 
@@ -94,16 +95,16 @@ class Queries:
 
     def _by_hour(self, selection: Selection) -> Selection:
         """The selection, of whole hours where a part of it has windows so old that their samples have expired."""
-        kept_since = _up(int(time.time()) - SAMPLES_KEPT_S)
+        oldest = self.store.rows("SELECT count() > 0, toUnixTimestamp(min(ts)) FROM samples").rows[0]
+        kept_since = oldest[1] // HOUR_S * HOUR_S if oldest[0] else _up(int(time.time()))
         if selection.since >= kept_since:
             return selection
         expired = replace(selection, until=min(selection.until, kept_since))
         where, parameters = expired.where(self.store.horizon, samples=False)
-        if not self.store.rows(f"SELECT 1 FROM windows WHERE {where} LIMIT 1", parameters).rows:
+        if not self.store.rows(f"SELECT 1 FROM windows WHERE {where} AND sampled > 0 LIMIT 1", parameters).rows:
             return selection
         if any(matcher.label == "pid" for matcher in selection.matchers):
-            days = SAMPLES_KEPT_S // 86400
-            raise BadQuery(f"pids are known of the last {days} days: choose a later `from`, or leave out pid")
+            raise BadQuery(f"pids are kept since {rfc3339(kept_since)}: choose a later `from`, or leave out pid")
         until = selection.until if selection.until > kept_since else _up(selection.until)
         return replace(selection, since=selection.since // HOUR_S * HOUR_S, until=until, by_hour=True)
 
@@ -120,6 +121,16 @@ class Queries:
         """
         sums, stacks, overview = self._summed(selection, group_by)
         return st.table_of(sums, stacks), overview
+
+    def tree(
+        self, selection: Selection, group_by: Sequence[str] = (), limit: int | None = None
+    ) -> tuple[CallTree, Overview]:
+        """The call tree of stack_table(), of about `limit` nodes at most, see calltree.prune."""
+        sums, stacks, overview = self._summed(selection, group_by)
+        tree = tree_of(sums, stacks, limit)
+        if int(tree.total[0]) != overview.accounting.sampled:
+            raise StoreUnavailable("the call tree does not have all samples of this range: this is a mistake of ours")
+        return tree, overview
 
     def _summed(self, selection: Selection, group_by: Sequence[str] = ()) -> tuple[Sums, Stacks, Overview]:
         horizon = self.store.horizon

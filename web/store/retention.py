@@ -9,7 +9,7 @@ of it has expired, some hours after it has.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -49,17 +49,6 @@ class Retention:
         if table == "samples":
             return self.samples
         return self.rollups + (0 if table in _ROLLUPS else _OUTLIVES)
-
-
-def parse(settings: Iterable[str]) -> dict[str, int]:
-    """Days by name, of texts like `samples=14d`. Raises BadRetention."""
-    found: dict[str, int] = {}
-    for text in settings:
-        name, equals, length = text.partition("=")
-        if not equals or name not in _SETTABLE:
-            raise BadRetention(f"{text[:80]!r} is no retention: give samples=14d or rollups=90d")
-        found[name] = _days(length, name)
-    return found
 
 
 def changed(retention: Retention, days: Mapping[str, Any]) -> Retention:

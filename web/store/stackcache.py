@@ -36,6 +36,8 @@ class Stacks:
     """Distinct stacks of a selection, by id (ascending), as numbers of `known` (locations and frames).
 
     `locations` is leaf first, `frames` root first. `frame_list`, `binaries` and `known` may hold more than is used.
+    Frame j belongs to the function of[j], which comes order[of[j]]-th by name, kind and binary, and first has the
+    frame of number function_frames[of[j]]; `of` and `order` are int32.
     """
 
     ids: Ids
@@ -44,6 +46,9 @@ class Stacks:
     known: list[Location]
     frame_list: list[Frame]
     binaries: list[str]
+    of: NDArray[np.int32]
+    order: NDArray[np.int32]
+    function_frames: list[int]
 
     def rows_of(self, ids: Ids) -> Integers:
         places = np.searchsorted(self.ids, ids)
@@ -78,6 +83,10 @@ class StackCache:
         self._by_key: dict[Key, list[int]] = {}
         self._stale: set[int] = set()
         self._objects = 0
+        self._functions: dict[tuple[str, str, str], int] = {}
+        self._function_frames: list[int] = []
+        self._sorted: list[tuple[tuple[str, str, str], int]] = []
+        self._of = self._order = np.empty(0, np.int32)
 
     @property
     def nbytes(self) -> int:
@@ -114,6 +123,7 @@ class StackCache:
 
     def _chosen(self, ids: Ids) -> Stacks:
         rows = self._rows[np.searchsorted(self._ids, ids)]
+        self._number_functions()
         return Stacks(
             ids,
             self._locations.take(rows),
@@ -121,7 +131,30 @@ class StackCache:
             self._known,
             self._numbered.frames,
             self._numbered.binaries,
+            self._of,
+            self._order,
+            self._function_frames,
         )
+
+    def _number_functions(self) -> None:
+        """Bring `of` and `order` up to the frames there are; arrays that were given out stay as they are."""
+        first = len(self._of)
+        if first == len(self._numbered.frames):
+            return
+        new = []
+        for j in range(first, len(self._numbered.frames)):
+            frame = self._numbered.frames[j]
+            key = frame.function, frame.kind.value, self._numbered.binaries[j]
+            number = self._functions.setdefault(key, len(self._function_frames))
+            if number == len(self._function_frames):
+                self._function_frames.append(j)
+                self._sorted.append((key, number))
+            new.append(number)
+        self._of = np.concatenate((self._of, np.array(new, np.int32)))
+        if len(self._order) < len(self._sorted):
+            self._sorted.sort()  # little work, as nearly all of it is sorted
+            self._order = np.empty(len(self._sorted), np.int32)
+            self._order[[number for _, number in self._sorted]] = np.arange(len(self._sorted))
 
     def _mark_renamed(self) -> None:
         if self._as_of == self._store.renamed.number:

@@ -8,13 +8,14 @@ from typing import Final
 
 import numpy as np
 
-from profiler.model import NumberedFrames, Sample, StackTable, bases
-from symbolizer.types import Frame, Kind, Location
+from profiler.model import NumberedFrames, Sample, StackTable
+from symbolizer.types import Kind, Location
 from web.store.ragged import Ragged, csr
 from web.store.selection import Selection
-from web.store.stackcache import StackCache, Stacks
+from web.store.stackcache import Ids, StackCache, Stacks
 from web.store.store import BadQuery, Store
 from web.store.sums import NO_HOURS, Sums, source_of, weighed, whole_hours
+from web.store.tree import begins_of
 
 BASES: Final = ("process", "thread")
 MAX_ENTRIES: Final = 80_000_000  # frames of all stacks of one table; each takes some 30 bytes on the way
@@ -30,20 +31,19 @@ class FrameCounts:
 
 
 def stacks_of(cache: StackCache, sums: Sums) -> Stacks:
-    return cache.get(np.unique(sums.stacks))
+    return cache.get(distinct(sums.stacks))
+
+
+def distinct(ids: Ids) -> Ids:
+    """Each id once, ascending."""
+    ids = np.sort(ids)
+    return ids[np.concatenate(([True], ids[1:] != ids[:-1]))] if len(ids) else ids
 
 
 def table_of(sums: Sums, stacks: Stacks) -> StackTable:
-    """Every stack below the groups of its key: the values of all labels but the last two, then its process's name,
-    and its thread's where that differs."""
+    """Every stack on the names of its key, see tree.begins_of."""
     names = NumberedFrames()
-    begins = [
-        [
-            *(names.number(Frame(value or "(none)", Kind.PROCESS), "") for value in key[:-2]),
-            *(names.number(Frame(name, kind), "") for name, kind in bases(*key[-2:])),
-        ]
-        for key in sums.keys
-    ]
+    begins = [[names.number(frame, "") for frame in begin] for begin in begins_of(sums.keys)]
     base = Ragged(
         np.array([number for begin in begins for number in begin], np.int32),
         csr(np.fromiter(map(len, begins), np.int64, len(begins)))[:-1],
@@ -122,7 +122,7 @@ def fetch_samples(
             f"a profile of more than {MAX_SAMPLES:,} samples cannot be exported: choose a shorter range or one host"
         )
     ids = np.array([row[0] for row in rows], np.uint64)
-    stacks = cache.get(np.unique(ids))
+    stacks = cache.get(distinct(ids))
     places = stacks.rows_of(ids).tolist()
     flat, ends = stacks.locations.packed()
     index, offsets, known = flat.tolist(), ends.tolist(), stacks.known
