@@ -98,6 +98,11 @@ class Collector:
             raise
         self._cpu_ns = time.process_time_ns()
 
+    @property
+    def hz(self) -> int:
+        """How often a second each CPU is sampled now."""
+        return self._governor.hz
+
     def attend(self, seconds: float) -> None:
         """Takes in what happens for `seconds`: at once what the unwinder must know, as long as that is cheap."""
         online = online_cpus()
