@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from hashlib import sha256
 from itertools import count, product
 from pathlib import Path
@@ -129,7 +130,7 @@ def test_of_several_names_the_best_wins_and_among_equals_the_last(world: World) 
 
 def test_within_one_commit_too_the_best_wins_whatever_the_order() -> None:
     for order in ((LINES, NAMED), (NAMED, LINES)):
-        batch = Batch(1, Known().day, Known())
+        batch = Batch(1, datetime.now(UTC), Known())
         for frames in order:
             batch.rename(at(frames))
         rows = batch.name_rows(5)
@@ -336,19 +337,6 @@ def test_windows_and_names_that_wait_together_are_one_commit(tmp_path: Path) -> 
     assert [done.result(0) for done in waiting] == [stored, stored, stored, Written.DUPLICATE]
     assert writer.figures.commits == 1
     store.close()
-
-
-def test_a_store_from_before_names_goes_on(world: World) -> None:
-    world.push(at(NAMED))
-    world.store.command("DROP TABLE names")
-    world.store.command("ALTER TABLE frames DROP COLUMN nameable")
-    world.close()
-    world.open()
-    assert world.frames() == [NAMED]
-    world.push(at(NAMED), start=START + 10)
-    assert world.store.rows("SELECT count() FROM (SELECT DISTINCT id FROM frames)").rows == [(1,)]
-    world.name(at(LINES))
-    assert world.frames() == [LINES]
 
 
 # ------------------------------------------------------------------------------------ what is kept in memory

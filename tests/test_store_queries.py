@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 
 import pytest
@@ -26,7 +25,7 @@ from profiler.model import (
 )
 from symbolizer.types import Binary, Frame, Kind, Location, Reason
 from web.store.queries import Empty, MixedRates, Queries, rates_title
-from web.store.rows import FRAMES, MAX_NAME, PUSHES, SAMPLES, STACKS, WINDOWS, Batch, Known
+from web.store.rows import MAX_NAME
 from web.store.selection import Selection, parse, parse_matcher, parse_time
 from web.store.store import BadQuery, Store
 from web.store.writer import Push, Writer
@@ -401,33 +400,6 @@ def test_how_stacks_were_walked_is_added_up_whatever_the_paths(keep: Keep) -> No
     for path in HOSTILE:
         assert found.binaries[path] == Passage(4, 5, {"truncated": 3})
     assert len(found.binaries) == 12 + 2  # an endless path is shortened, to each of its counts' own
-
-
-def test_a_store_from_before_the_unwinding_is_opened_and_goes_on(tmp_path: Path) -> None:
-    store = Store(f"chdb://{tmp_path}/store")
-    store.command("ALTER TABLE windows DROP COLUMN unwinding")
-    assert "unwinding" not in [row[0] for row in store.rows("DESCRIBE TABLE windows").rows]
-    old = profile()
-    batch = Batch(1, date.today(), Known())
-    batch.add(old, ("agent", "1", 1, "0" * 64))
-    for table, columns in ((FRAMES, batch.frames), (STACKS, batch.stacks), (SAMPLES, batch.samples)):
-        store.insert(table.name, list(columns), list(table.types.values()), list(columns.values()))
-    names = [name for name in WINDOWS.types if name != "unwinding"]
-    store.insert("windows", names, [WINDOWS.types[name] for name in names], [batch.windows[name] for name in names])
-    marks = [["agent"], ["1"], [1], ["0" * 64], [int(time.time())], [1]]
-    store.insert("pushes", list(PUSHES.types), list(PUSHES.types.values()), marks)
-    store.close()
-    store = Store(f"chdb://{tmp_path}/store")
-    writer = Writer(store, interval=0)
-    walked = Unwinding(9, 0, {}, {"/bin/a": Passage(8)})
-    new = profile(START + 10, seed=1)
-    new = replace(new, accounting=replace(new.accounting, unwinding=walked))
-    writer.submit(Push((new,), "1" * 64, "agent", "1", 2)).result(60)
-    queries = Queries(store)
-    found = queries.overview(queries.resolve(select()), store.horizon)
-    assert found.windows == 2 and found.accounting == old.accounting + new.accounting
-    writer.close()
-    store.close()
 
 
 def test_an_empty_answer_says_why(keep: Keep) -> None:

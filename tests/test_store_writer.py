@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from hashlib import sha256
 from pathlib import Path
@@ -23,7 +23,7 @@ ALWAYS = Selection(0, 0xFFFFFFFF)
 START = int(time.time()) // 60 * 60 - 3600
 
 
-def profile(start: int, count: int = 5, host: str = "h") -> Profile:
+def profile(start: int, count: int = 5, host: str = "h", labels: Mapping[str, str] | None = None) -> Profile:
     location = Location(16, Binary("/bin/x", "ab"), (Frame(f"f{start % 7}", Kind.NATIVE, line=1),))
     samples = (
         Sample((location,), 7, "app", "app", count),
@@ -37,6 +37,7 @@ def profile(start: int, count: int = 5, host: str = "h") -> Profile:
         Window(start * 10**9, (start + 10) * 10**9),
         samples,
         Accounting(1980, total + 11, 10, 0, total, {"counts map full": 1}, count + 4),
+        labels or {},
     )
 
 
@@ -62,11 +63,15 @@ def total(store: Store) -> int:
     return int(sums[0])
 
 
-def assert_series_equal_samples(store: Store) -> None:
-    keys = "host, event, hz, service, container, process"
-    left = f"SELECT t, {keys}, sum(value) FROM series_1m GROUP BY ALL HAVING sum(value) > 0 ORDER BY ALL"
-    right = f"SELECT toStartOfMinute(ts), {keys}, sum(value) FROM samples GROUP BY ALL ORDER BY ALL"
-    assert store.rows(left).rows == store.rows(right).rows
+def assert_rollups_equal_samples(store: Store) -> None:
+    common = "host, event, hz, label_set, service, container, process"
+    for rollup, start, keys in (
+        ("series_1m", "toStartOfMinute", common),
+        ("stacks_1h", "toStartOfHour", f"{common}, thread, stack"),
+    ):
+        left = f"SELECT t, {keys}, sum(value) FROM {rollup} GROUP BY ALL HAVING sum(value) > 0 ORDER BY ALL"
+        right = f"SELECT {start}(ts), {keys}, sum(value) FROM samples GROUP BY ALL ORDER BY ALL"
+        assert store.rows(left).rows == store.rows(right).rows
 
 
 def test_a_push_is_in_the_store_when_it_is_acknowledged(store: Store) -> None:
@@ -156,7 +161,7 @@ def test_a_full_queue_is_said_at_once(store: Store, monkeypatch: pytest.MonkeyPa
     writer.close()
 
 
-@pytest.mark.parametrize("table", ["names", "frames", "stacks", "windows", "samples", "pushes"])
+@pytest.mark.parametrize("table", ["names", "frames", "stacks", "label_sets", "windows", "samples", "pushes"])
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("restarted", [False, True], ids=["retried", "restarted"])
 def test_a_commit_that_fails_at_any_step_leaves_nothing_behind(
@@ -177,7 +182,7 @@ def test_a_commit_that_fails_at_any_step_leaves_nothing_behind(
     monkeypatch.setattr(store, "insert", fail)
     midnight = START // 86400 * 86400
     # Three windows: of a new minute, of one that has samples already, and of another day's partition.
-    again = push(2, profile(START + 61), profile(START + 10), profile(midnight - 86400))
+    again = push(2, profile(START + 61, labels={"region": "eu"}), profile(START + 10), profile(midnight - 86400))
     with pytest.raises(StoreUnavailable):
         written(writer, again)
     whole = table == "pushes" and when == "after"  # then it is in the store, though nobody was told
@@ -190,10 +195,10 @@ def test_a_commit_that_fails_at_any_step_leaves_nothing_behind(
         store = Store(f"chdb://{tmp_path}/store")
         writer = Writer(store, interval=0)
         assert total(store) == (28 if whole else 7)
-        assert_series_equal_samples(store)
+        assert_rollups_equal_samples(store)
     assert written(writer, again) is (Written.DUPLICATE if whole else Written.STORED)
     assert total(store) == 28
-    assert_series_equal_samples(store)
+    assert_rollups_equal_samples(store)
     writer.close()
     store.close()
 
@@ -238,3 +243,17 @@ def test_only_one_server_can_use_a_directory(tmp_path: Path) -> None:
 def test_a_store_that_is_none_is_said_in_a_sentence(url: str) -> None:
     with pytest.raises(StoreUnavailable, match="chdb:///"):
         Store(url)
+
+
+def test_samples_windows_and_rollups_name_the_labels_they_came_with(store: Store) -> None:
+    writer = Writer(store, interval=0)
+    written(writer, push(1, profile(START), profile(START + 10, 20, labels={"region": "eu", "zone": "b"})))
+    written(writer, push(2, profile(START + 20, 30, labels={"zone": "b", "region": "eu"})))
+    written(writer, push(3, profile(START + 30, 40, labels={"region": "us"})))
+    sets = "SELECT id FROM label_sets WHERE labels['region'] = 'eu'"
+    for table, sums in (("samples", "value"), ("windows", "sampled"), ("series_1m", "value"), ("stacks_1h", "value")):
+        found = store.rows(f"SELECT sum({sums}) FROM {table} WHERE label_set IN ({sets})").rows
+        assert found == [(54,)], table
+        assert store.rows(f"SELECT sum({sums}) FROM {table} WHERE label_set = 0").rows == [(7,)], table
+    assert store.rows("SELECT count() FROM label_sets").rows == [(2,)]
+    writer.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from array import array
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, datetime
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -31,6 +31,7 @@ class Table:
 
 _STRING: Final = "LowCardinality(String)"
 _COUNTS: Final = "Map(LowCardinality(String), UInt64)"
+_LABELS: Final = "Map(LowCardinality(String), String)"
 
 SAMPLES: Final = Table(
     "samples",
@@ -39,6 +40,7 @@ SAMPLES: Final = Table(
         "host": _STRING,
         "event": _STRING,
         "hz": "UInt32",
+        "label_set": "UInt64",
         "service": _STRING,
         "container": _STRING,
         "pid": "UInt32",
@@ -50,6 +52,7 @@ SAMPLES: Final = Table(
     },
 )
 STACKS: Final = Table("stacks", {"id": "UInt64", "locations": "Array(UInt64)", "seen": "Date"})
+LABEL_SETS: Final = Table("label_sets", {"id": "UInt64", "labels": _LABELS, "seen": "Date"})
 _FRAME_COLUMNS: Final = {
     "functions": "Array(String)",
     "system_names": "Array(String)",
@@ -93,7 +96,9 @@ WINDOWS: Final = Table(
         "host": _STRING,
         "event": _STRING,
         "hz": "UInt32",
-        "labels": "Map(LowCardinality(String), String)",
+        "label_set": "UInt64",
+        "labels": _LABELS,
+        "received": "DateTime('UTC')",
         "agent": _STRING,
         "epoch": "String",
         "sequence": "UInt64",
@@ -120,7 +125,7 @@ PUSHES: Final = Table(
 
 @dataclass(slots=True)
 class Known:
-    """Ids of stacks and locations that the store was given today, so that they are not sent again.
+    """Ids of stacks, locations and label sets that the store was given today, so that they are not sent again.
 
     Forgetting one costs a row that a later merge drops again. Their rows carry the day, by which the
     store forgets what no sample refers to any more: so everything is sent anew each day.
@@ -130,31 +135,35 @@ class Known:
     day: date = date.min
     stacks: set[int] = field(default_factory=set)
     locations: set[int] = field(default_factory=set)
+    label_sets: set[int] = field(default_factory=set)
 
     def start(self, day: date) -> None:
-        if day != self.day:
-            self.day = day
-            self.stacks.clear()
-            self.locations.clear()
-        for ids in (self.stacks, self.locations):
-            if len(ids) > self.limit:
+        changed, self.day = day != self.day, day
+        for ids in (self.stacks, self.locations, self.label_sets):
+            if changed or len(ids) > self.limit:
                 ids.clear()
 
 
 @dataclass(slots=True)
 class Batch:
-    """The rows of one commit, table by table."""
+    """The rows of one commit, table by table; `received` is when, in UTC."""
 
     number: int
-    day: date
+    received: datetime
     known: Known
     samples: dict[str, list[Any]] = field(default_factory=SAMPLES.columns)
     stacks: dict[str, list[Any]] = field(default_factory=STACKS.columns)
     frames: dict[str, list[Any]] = field(default_factory=FRAMES.columns)
+    label_sets: dict[str, list[Any]] = field(default_factory=LABEL_SETS.columns)
     windows: dict[str, list[Any]] = field(default_factory=WINDOWS.columns)
     names: dict[Key, Location] = field(default_factory=dict)
     new_stacks: set[int] = field(default_factory=set)
     new_locations: set[int] = field(default_factory=set)
+    new_label_sets: set[int] = field(default_factory=set)
+
+    @property
+    def day(self) -> date:
+        return self.received.date()
 
     def add(self, profile: Profile, push: tuple[str, str, int, str]) -> None:
         """The rows of one window. `push` is agent, epoch, sequence and sha256 of what brought it.
@@ -165,6 +174,8 @@ class Batch:
         ours = bool(push[0])
         start = profile.window.start_ns // 1_000_000_000
         host, event, hz = bounded(profile.host), bounded(profile.event), max(profile.hz, 1)
+        labels = {bounded(key): bounded(value) for key, value in profile.labels.items()}
+        label_set = self._label_set(labels)
         location_ids: dict[int, int] = {}  # by id(): one profile shares the objects
         stack_ids: dict[int, int] = {}
         columns = tuple(self.samples.values())
@@ -179,6 +190,7 @@ class Batch:
                 host,
                 event,
                 hz,
+                label_set,
                 bounded(sample.service),
                 bounded(sample.container),
                 sample.pid & 0xFFFFFFFF,
@@ -198,7 +210,9 @@ class Batch:
             "host": host,
             "event": event,
             "hz": hz,
-            "labels": {bounded(key): bounded(value) for key, value in profile.labels.items()},
+            "label_set": label_set,
+            "labels": labels,
+            "received": self.received,
             **dict(zip(("agent", "epoch", "sequence", "sha256"), push, strict=True)),
             **{name: getattr(accounting, name) for name in ACCOUNTING},
             **{name: getattr(accounting.cost, name) for name in COST},
@@ -258,10 +272,22 @@ class Batch:
                 self.rename(location)
         return found
 
+    def _label_set(self, labels: dict[str, str]) -> int:
+        if not labels:
+            return 0
+        text = json.dumps(sorted(labels.items()), ensure_ascii=True, separators=(",", ":"))
+        found = int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little")
+        if found not in self.known.label_sets and found not in self.new_label_sets:
+            self.new_label_sets.add(found)
+            for name, value in zip(self.label_sets, (found, labels, self.day), strict=True):
+                self.label_sets[name].append(value)
+        return found
+
     def sent(self) -> None:
-        """The stacks and frames are in the store."""
+        """The stacks, frames and label sets are in the store."""
         self.known.stacks |= self.new_stacks
         self.known.locations |= self.new_locations
+        self.known.label_sets |= self.new_label_sets
 
 
 def _location_row(location: Location) -> tuple[Any, ...]:

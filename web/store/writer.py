@@ -2,20 +2,20 @@
 
 A commit takes the next batch number N and writes, in this order:
 
-1. names, then frames and stacks: named by the hash of what they belong to or hold, so writing them twice
+1. names, then frames, stacks and label sets: named by the hash of what they belong to or hold, so writing them twice
    changes nothing;
 2. windows, marked N: from here on the batch is known to have begun;
-3. samples, marked N, and by materialized view series_1m;
+3. samples, marked N, and by materialized views the rollups series_1m and stacks_1h;
 4. pushes, marked N, in one block of one partition, which the engine commits atomically: now the batch
    is whole. Only then are its pushes acknowledged, and only then does `Store.horizon` let reads see it.
 
 A process that dies, or an insert that fails, leaves at most one batch that has windows and no pushes: it
 was never acknowledged. Batches are written one by one and an unfinished one is undone before the next
 begins (at start, or after the failure), so it is the one above the newest batch in `pushes`. Undoing
-deletes its samples, makes the minutes of series_1m it may have touched anew from the samples that remain
-(the view is not atomic with its base), and deletes its windows last. Since windows are what says that
-there is something to undo, a death in between only means undoing once more. A window of samples older
-than `MAX_AGE_S` is refused, so that those minutes' samples have not expired yet.
+deletes its samples, makes the minutes and hours of the rollups it may have touched anew from the samples that
+remain (rollups.py), and deletes its windows last. Since windows are what says that there is something to undo,
+a death in between only means undoing once more. A window of samples older than `MAX_AGE_S` is refused, so that
+the samples of those minutes and hours have not expired yet.
 
 A push is known by (agent, epoch, sequence) and the sha256 of its body, looked up in `pushes` before the
 batch is written: the stored rows are the only memory there is, so a retry an hour or a restart later is
@@ -44,7 +44,8 @@ from typing import Any, Final
 
 from profiler.model import Profile
 from symbolizer.types import Location
-from web.store.rows import FRAMES, NAMES, PUSHES, SAMPLES, STACKS, WINDOWS, Batch, Known, Table
+from web.store.rollups import ROLLUPS, remake
+from web.store.rows import FRAMES, LABEL_SETS, NAMES, PUSHES, SAMPLES, STACKS, WINDOWS, Batch, Known, Table
 from web.store.store import Store, StoreUnavailable
 
 MAX_AGE_S: Final = 13 * 86400  # samples expire after 14 days
@@ -275,7 +276,7 @@ class Writer:
     def _write(self, pushes: list[Push], names: list[Names]) -> None:
         now = datetime.now(UTC)
         self._known.start(now.date())
-        batch = Batch(self._store.horizon + 1, now.date(), self._known)
+        batch = Batch(self._store.horizon + 1, now, self._known)
         marks = PUSHES.columns()
         for push in pushes:
             for profile in push.profiles:
@@ -293,6 +294,7 @@ class Writer:
             return
         self._insert(FRAMES, batch.frames)
         self._insert(STACKS, batch.stacks)
+        self._insert(LABEL_SETS, batch.label_sets)
         batch.sent()
         self._unfinished = True
         self._insert(WINDOWS, batch.windows)
@@ -316,20 +318,17 @@ class Writer:
         store = self._store
         whole = int(store.rows("SELECT max(batch) FROM pushes").rows[0][0])
         above = {"whole": whole}
-        begun = store.rows("SELECT DISTINCT toStartOfMinute(ts) FROM windows WHERE batch > {whole:UInt32}", above)
-        if begun.rows:
-            minutes = {"minutes": [row[0] for row in begun.rows]}
+        begun = store.rows("SELECT 1 FROM windows WHERE batch > {whole:UInt32} LIMIT 1", above).rows
+        if begun:
             store.command("ALTER TABLE samples DELETE WHERE batch > {whole:UInt32}", above)
-            store.command("ALTER TABLE series_1m DELETE WHERE t IN {minutes:Array(DateTime('UTC'))}", minutes)
-            store.command(
-                "INSERT INTO series_1m (t, host, event, hz, service, container, process, value)"
-                " SELECT toStartOfMinute(ts) AS t, host, event, hz, service, container, process, sum(value)"
-                " FROM samples WHERE toStartOfMinute(ts) IN {minutes:Array(DateTime('UTC'))} GROUP BY ALL",
-                minutes,
-            )
+            for rollup in ROLLUPS:
+                times = store.rows(
+                    f"SELECT DISTINCT {rollup.start}(ts) FROM windows WHERE batch > {{whole:UInt32}}", above
+                ).rows
+                remake(store, rollup, [row[0] for row in times])
             store.command("ALTER TABLE windows DELETE WHERE batch > {whole:UInt32}", above)
             self.figures.undone += 1
-            log.warning("undid an unfinished commit of %d minutes; it was never acknowledged", len(begun.rows))
+            log.warning("undid an unfinished commit; it was never acknowledged")
         store.horizon = whole
         self._unfinished = False
 

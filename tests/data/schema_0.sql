@@ -1,0 +1,179 @@
+-- The whole store, the same text for the embedded engine and for a ClickHouse server. Statements end
+-- with a semicolon at the end of a line. Ids are the first 64 bits of blake2b over the full content,
+-- so the same code on any host is one row. All times are UTC. writer.py says in which order a commit
+-- writes, and why nothing acknowledged is lost or doubled. Inserts and merges are flushed to the disk, so
+-- that this holds for power cuts as well; it costs some 5 ms a commit.
+
+-- One row per stack, thread and window. `ts` is the start of the window in whole seconds; `batch` is
+-- the commit that wrote the row. Neighbours in this order differ in little but `ts` and `value`, which is
+-- what makes a row some four bytes; an hour of one host lies in a few granules.
+CREATE TABLE IF NOT EXISTS samples
+(
+    ts        DateTime('UTC') CODEC(GCD, Delta, ZSTD(1)),
+    host      LowCardinality(String) CODEC(ZSTD(1)),
+    event     LowCardinality(String) CODEC(ZSTD(1)),
+    hz        UInt32 CODEC(ZSTD(1)),
+    service   LowCardinality(String) CODEC(ZSTD(1)),
+    container LowCardinality(String) CODEC(ZSTD(1)),
+    pid       UInt32 CODEC(ZSTD(1)),
+    process   LowCardinality(String) CODEC(ZSTD(1)),
+    thread    LowCardinality(String) CODEC(ZSTD(1)),
+    stack     UInt64 CODEC(ZSTD(1)),
+    value     UInt64 CODEC(T64, ZSTD(1)),
+    batch     UInt32 CODEC(Delta, ZSTD(1))
+)
+ENGINE = MergeTree
+PARTITION BY toDate(ts)
+ORDER BY (event, service, toStartOfHour(ts), host, pid, stack, ts)
+TTL ts + INTERVAL 14 DAY
+SETTINGS ttl_only_drop_parts = 1, old_parts_lifetime = 60,
+    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1;
+
+-- A stack is the ids of its locations, leaf first. `seen` is the day of the last commit that had it;
+-- it outlives every sample that refers to it.
+CREATE TABLE IF NOT EXISTS stacks
+(
+    id        UInt64,
+    locations Array(UInt64) CODEC(ZSTD(1)),
+    seen      Date CODEC(ZSTD(1))
+)
+ENGINE = ReplacingMergeTree(seen)
+ORDER BY id
+TTL seen + INTERVAL 30 DAY
+SETTINGS index_granularity = 1024, old_parts_lifetime = 60,
+    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1;
+
+-- One row per location, with the names its sender had. The arrays run over its frames, inlined callees first. What is
+-- `nameable` came from an agent of ours, so that its address and build id mean the same as in `names`, below: better
+-- names are looked up there without touching a single sample.
+CREATE TABLE IF NOT EXISTS frames
+(
+    id           UInt64,
+    address      UInt64 CODEC(ZSTD(1)),
+    binary       LowCardinality(String) CODEC(ZSTD(1)),
+    build_id     LowCardinality(String) CODEC(ZSTD(1)),
+    mapped       Bool CODEC(ZSTD(1)),
+    functions    Array(String) CODEC(ZSTD(1)),
+    system_names Array(String) CODEC(ZSTD(1)),
+    files        Array(String) CODEC(ZSTD(1)),
+    lines        Array(UInt32) CODEC(ZSTD(1)),
+    kinds        Array(LowCardinality(String)) CODEC(ZSTD(1)),
+    reasons      Array(LowCardinality(String)) CODEC(ZSTD(1)),
+    nameable     Bool DEFAULT true CODEC(ZSTD(1)),
+    seen         Date CODEC(ZSTD(1))
+)
+ENGINE = ReplacingMergeTree(seen)
+ORDER BY id
+TTL seen + INTERVAL 30 DAY
+SETTINGS index_granularity = 1024, old_parts_lifetime = 60,
+    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1;
+
+-- A store that is older than the column.
+ALTER TABLE frames ADD COLUMN IF NOT EXISTS nameable Bool DEFAULT true CODEC(ZSTD(1)) AFTER reasons;
+
+-- The best names that came for an address, whenever that was and from whatever host. They are shown for every
+-- location of the same build id and address that is `nameable` and tells less. `id` is a hash of those two; `version`
+-- has the quality of the names in its highest byte, and below that when they were written, in milliseconds.
+CREATE TABLE IF NOT EXISTS names
+(
+    id           UInt64,
+    build_id     LowCardinality(String) CODEC(ZSTD(1)),
+    address      UInt64 CODEC(ZSTD(1)),
+    functions    Array(String) CODEC(ZSTD(1)),
+    system_names Array(String) CODEC(ZSTD(1)),
+    files        Array(String) CODEC(ZSTD(1)),
+    lines        Array(UInt32) CODEC(ZSTD(1)),
+    kinds        Array(LowCardinality(String)) CODEC(ZSTD(1)),
+    reasons      Array(LowCardinality(String)) CODEC(ZSTD(1)),
+    version      UInt64 CODEC(ZSTD(1)),
+    seen         Date CODEC(ZSTD(1))
+)
+ENGINE = ReplacingMergeTree(version)
+ORDER BY id
+TTL seen + INTERVAL 30 DAY
+SETTINGS index_granularity = 1024, old_parts_lifetime = 60,
+    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1;
+
+-- One row per window of a host and event: its whole accounting, and what taking it cost. Counts are at the
+-- window's own rate `hz`; `unwinding` is by the keys of model.Unwinding.counts().
+CREATE TABLE IF NOT EXISTS windows
+(
+    ts             DateTime('UTC') CODEC(GCD, Delta, ZSTD(1)),
+    start_ns       UInt64 CODEC(ZSTD(1)),
+    end_ns         UInt64 CODEC(ZSTD(1)),
+    host           LowCardinality(String) CODEC(ZSTD(1)),
+    event          LowCardinality(String) CODEC(ZSTD(1)),
+    hz             UInt32 CODEC(ZSTD(1)),
+    labels         Map(LowCardinality(String), String) CODEC(ZSTD(1)),
+    agent          LowCardinality(String) CODEC(ZSTD(1)),
+    epoch          String CODEC(ZSTD(1)),
+    sequence       UInt64 CODEC(Delta, ZSTD(1)),
+    sha256         String CODEC(ZSTD(1)),
+    expected       UInt64 CODEC(ZSTD(1)),
+    ticks          UInt64 CODEC(ZSTD(1)),
+    idle           UInt64 CODEC(ZSTD(1)),
+    filtered       UInt64 CODEC(ZSTD(1)),
+    sampled        UInt64 CODEC(ZSTD(1)),
+    lost           Map(LowCardinality(String), UInt64) CODEC(ZSTD(1)),
+    frames_named   UInt64 CODEC(ZSTD(1)),
+    frames_unknown Map(LowCardinality(String), UInt64) CODEC(ZSTD(1)),
+    unwinding      Map(LowCardinality(String), UInt64) CODEC(ZSTD(1)),
+    bpf_ns         UInt64 CODEC(ZSTD(1)),
+    bpf_runs       UInt64 CODEC(ZSTD(1)),
+    agent_cpu_ns   UInt64 CODEC(ZSTD(1)),
+    rss_bytes      UInt64 CODEC(ZSTD(1)),
+    locked_bytes   UInt64 CODEC(ZSTD(1)),
+    batch          UInt32 CODEC(Delta, ZSTD(1))
+)
+ENGINE = MergeTree
+PARTITION BY toDate(ts)
+ORDER BY (host, event, ts)
+TTL ts + INTERVAL 14 DAY
+SETTINGS ttl_only_drop_parts = 1, old_parts_lifetime = 60,
+    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1;
+
+-- A store that is older than the column.
+ALTER TABLE windows ADD COLUMN IF NOT EXISTS
+    unwinding Map(LowCardinality(String), UInt64) CODEC(ZSTD(1)) AFTER frames_unknown;
+
+-- One row per acknowledged push: the mark that its batch is whole. A body without an identity has
+-- agent = ''. Kept longer than any sample, so that the newest batch is always known.
+CREATE TABLE IF NOT EXISTS pushes
+(
+    agent    String CODEC(ZSTD(1)),
+    epoch    String CODEC(ZSTD(1)),
+    sequence UInt64 CODEC(Delta, ZSTD(1)),
+    sha256   String CODEC(ZSTD(1)),
+    received DateTime('UTC') CODEC(Delta, ZSTD(1)),
+    batch    UInt32 CODEC(Delta, ZSTD(1))
+)
+ENGINE = MergeTree
+PARTITION BY toYYYYMM(received)
+ORDER BY (agent, epoch, sequence, sha256)
+TTL received + INTERVAL 30 DAY
+SETTINGS old_parts_lifetime = 60,
+    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1;
+
+-- Samples by minute, for pictures over time. Rows of the same key may not be merged yet: always sum().
+CREATE TABLE IF NOT EXISTS series_1m
+(
+    t         DateTime('UTC') CODEC(Delta, ZSTD(1)),
+    host      LowCardinality(String) CODEC(ZSTD(1)),
+    event     LowCardinality(String) CODEC(ZSTD(1)),
+    hz        UInt32 CODEC(ZSTD(1)),
+    service   LowCardinality(String) CODEC(ZSTD(1)),
+    container LowCardinality(String) CODEC(ZSTD(1)),
+    process   LowCardinality(String) CODEC(ZSTD(1)),
+    value     UInt64 CODEC(ZSTD(1))
+)
+ENGINE = SummingMergeTree(value)
+PARTITION BY toYYYYMM(t)
+ORDER BY (event, service, host, container, process, hz, t)
+TTL t + INTERVAL 90 DAY
+SETTINGS old_parts_lifetime = 60,
+    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS series_1m_of_samples TO series_1m AS
+SELECT toStartOfMinute(ts) AS t, host, event, hz, service, container, process, sum(value) AS value
+FROM samples
+GROUP BY t, host, event, hz, service, container, process;
