@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from profiler.captures import FAILED, RUNNING, Report, Request, read_requests
+from profiler.capture_protocol import FAILED, RUNNING, Report, Request, read_requests
 from profiler.formats.otlp_write import write_otlp
 from profiler.push import Target, connect, said
 

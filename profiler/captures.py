@@ -2,111 +2,31 @@
 
 Those at the always-on rate are cut out of the running stream: the window in hand ends where a capture begins, ends or
 reports, and a capture is the merge of the parts within it. Those at another rate have a sampler of their own for as
-long as they last. capture_link.py talks with the server; what passes between them is this:
-
-    GET  /api/v1/agents/AGENT/captures?host=HOST&epoch=EPOCH&known=ID,ID&wait=SECONDS
-         → {"captures": [{"id", "seconds", "hz", "pids", "cgroups", "event"}, …], "pause": SECONDS}
-    POST /api/v1/agents/AGENT/captures/ID?host=HOST&epoch=EPOCH&state=…&seconds=…&samples=…&problem=…
-         with the profile so far in OTLP, or nothing new → the same answer
-
-`captures` are all that this agent is to have at work: one that is no longer among them was cancelled. The first is
-answered once that differs from what is `known`, or after `wait`. EPOCH tells an agent's starts apart.
+long as they last. capture_link.py talks with the server, in the terms of capture_protocol.py.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from profiler import events
 from profiler.better_names import renamed
+from profiler.capture_protocol import CANCELLED, DONE, FAILED, MOST_AT_ONCE, RUNNING, Report, Request, refusal
 from profiler.cgroups import cgroup_ids
-from profiler.collector import EVENT, Collector, View
+from profiler.collector import Collector, View
 from profiler.libbpf import BpfError
 from profiler.model import Profile, merge
 from profiler.sampler import Filters, alive
 from symbolizer.types import Location
 
-MOST_SECONDS: Final = 600
-MOST_AT_ONCE: Final = 8
 MOST_SAMPLERS: Final = 2
-MOST_PIDS: Final = 64
-MOST_CGROUPS: Final = 16
-RUNNING, DONE, CANCELLED, FAILED = STATES = ("running", "done", "cancelled", "failed")
 _STEPS: Final = 10
 _SHORTEST_STEP, _LONGEST_STEP = 1.0, 10.0
 _NAMES_SECONDS, _LOOK_SECONDS = 2.0, 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A capture that is asked for. `hz` 0 is the always-on rate; without `pids` and `cgroups` it is of everything."""
-
-    id: str
-    seconds: float
-    hz: int = 0
-    pids: tuple[int, ...] = ()
-    cgroups: tuple[str, ...] = ()
-    event: str = EVENT
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "id": self.id,
-            "seconds": self.seconds,
-            "hz": self.hz,
-            "pids": list(self.pids),
-            "cgroups": list(self.cgroups),
-            "event": self.event,
-        }
-
-
-def read_requests(document: object) -> list[Request]:
-    """The requests in a server's answer. Raises ValueError for what is none."""
-    try:
-        return [_request(found) for found in _mapping(document)["captures"]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError("it is no list of captures") from error
-
-
-def _request(found: Any) -> Request:
-    pids, cgroups = tuple(map(int, found["pids"])), tuple(map(str, found["cgroups"]))
-    return Request(str(found["id"]), float(found["seconds"]), int(found["hz"]), pids, cgroups, str(found["event"]))
-
-
-def _mapping(document: object) -> Mapping[str, Any]:
-    if not isinstance(document, dict):
-        raise TypeError
-    return document
-
-
-def refusal(request: Request) -> str:
-    """Why an agent does not do what it is asked for, in a sentence; "" where it does."""
-    if request.event != EVENT:
-        return f"Agents sample {EVENT} only."
-    if not math.isfinite(request.seconds) or not 0 < request.seconds <= MOST_SECONDS:
-        return f"A capture takes between 0 and {MOST_SECONDS} seconds."
-    if not 0 <= request.hz <= events.HIGHEST_HZ:
-        return f"The sampling rate must be between 1 and {events.HIGHEST_HZ:,} Hz, or 0 for the always-on rate."
-    if len(request.pids) > MOST_PIDS or not all(0 < pid < 1 << 32 for pid in request.pids):
-        return f"At most {MOST_PIDS} pids can be chosen, each a number above 0."
-    if len(request.cgroups) > MOST_CGROUPS or not all(0 < len(path) <= 4096 for path in request.cgroups):
-        return f"At most {MOST_CGROUPS} cgroups can be chosen, each by its path."
-    return ""
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """How far a capture is. `samples` are those so far; `profile`, if there is anything new of it, holds them all."""
-
-    id: str
-    state: str
-    seconds: float
-    samples: int
-    profile: Profile | None = None
-    problem: str = ""
 
 
 @dataclass(slots=True)
@@ -251,7 +171,8 @@ class Captures:
         for id, running in list(self._running.items()):
             if not running.ended:
                 continue
-            if settled or running.state != DONE or now >= running.ended + _NAMES_SECONDS:
+            late = now >= running.ended + min(_NAMES_SECONDS, running.request.seconds / 2)
+            if settled or late or running.state != DONE:
                 del self._running[id]
                 self._tell(running, running.ended, final=True)
 

@@ -277,6 +277,10 @@ def _say(sentence: str) -> None:
 def _prepare() -> None:
     """Readies this process for sampling: small, and with two files a CPU, which may be more than the usual 1,024."""
     keep_small()
+    _allow_many_files()
+
+
+def _allow_many_files() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, _MANY_FILES)
     if soft < wanted:
@@ -310,6 +314,7 @@ def _agent(options: argparse.Namespace) -> int:
 
 
 def _server(options: argparse.Namespace) -> int:
+    _allow_many_files()  # each agent has two connections
     try:
         from web.app import ServerOptions, serve
     except ImportError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from profiler.accounting import account
 from profiler.cgroups import Cgroups
-from profiler.events import online_cpus
+from profiler.events import EVENT, online_cpus
 from profiler.model import Cost, Profile
 from profiler.overhead import Pace, RateGovernor
 from profiler.processes import Processes
@@ -24,7 +24,6 @@ from profiler.unwind.unwinder import Unwinder
 from symbolizer.symbolizer import Symbolizer
 from symbolizer.types import Location
 
-EVENT = "cpu-clock"
 AUTO, LIBBPF, BCC = BACKENDS = ("auto", "libbpf", "bcc")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 

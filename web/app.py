@@ -24,8 +24,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from web import api, auth, hosts, ingest, names, pages
+from web import api, auth, captures_api, hosts, ingest, names, pages
 from web.assets import render
+from web.captures import Captures
 from web.contexts import ErrorPage
 from web.store.queries import Empty, Queries
 from web.store.store import BadQuery, Store, StoreUnavailable, directory_of
@@ -67,7 +68,9 @@ def create_app(store: Store, options: ServerOptions) -> FastAPI:
 def _assemble(options: ServerOptions) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        watch = asyncio.create_task(app.state.captures.watch())
         yield
+        watch.cancel()
         await asyncio.to_thread(app.state.writer.close)
 
     app = FastAPI(
@@ -81,7 +84,7 @@ def _assemble(options: ServerOptions) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.options = options
-    for module in (hosts, pages, api, ingest, names):
+    for module in (hosts, pages, api, ingest, names, captures_api):
         app.include_router(module.router)
     app.add_middleware(_Mistakes)
     app.add_middleware(auth.Guard, token=options.token, only_local=auth.is_loopback(options.host))
@@ -96,6 +99,7 @@ def _attach(app: FastAPI, store: Store, options: ServerOptions) -> None:
     app.state.store = store
     app.state.queries = Queries(store)
     app.state.writer = Writer(store, options.commit_seconds)
+    app.state.captures = Captures(store)
     app.state.rejected = Counter()
     app.state.parsing = asyncio.Semaphore(ingest.PARSING_AT_ONCE)
 
@@ -126,7 +130,7 @@ def serve(options: ServerOptions, *, user: str | None = None, ready: Callable[[s
                     server_header=False,
                     timeout_keep_alive=75,
                     timeout_graceful_shutdown=10,
-                    limit_concurrency=500,
+                    limit_concurrency=1500,  # an agent has two connections, of which one waits
                 )
             )
             server.config.load()
@@ -140,6 +144,7 @@ def serve(options: ServerOptions, *, user: str | None = None, ready: Callable[[s
                 gc.freeze()  # what is loaded now stays: no need to look at it again and again
                 port = listener.getsockname()[1]
                 shown = f"[{options.host}]" if ":" in options.host else options.host
+                server.on_shutdown = app.state.captures.close
                 server.on_ready = lambda: ready(f"http://{shown}:{port}/") if ready else None
                 asyncio.run(server.serve([listener]))
                 app.state.writer.close()
@@ -155,6 +160,7 @@ class _Server(uvicorn.Server):
     """uvicorn's server, which says when it is ready and ends with SIGTERM as it does with SIGINT: in peace."""
 
     on_ready: Callable[[], None] | None = None
+    on_shutdown: Callable[[], None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -163,6 +169,11 @@ class _Server(uvicorn.Server):
             loop.add_signal_handler(number, self.handle_exit, number, None)
         if self.started and self.on_ready is not None:
             self.on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self.on_shutdown is not None:  # those who wait for something get their answer first
+            self.on_shutdown()
+        await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
