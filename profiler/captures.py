@@ -94,7 +94,7 @@ class Captures:
 
         `settled` says that no more debug information is being read: what has ended waits a little for that.
         """
-        now = time.monotonic()
+        now = self._collector.sampler.began  # when the parts ended
         for running, part in zip(self._going_on(), parts, strict=True):
             running.parts.append(part)
             running.samples += part.accounting.sampled
@@ -115,7 +115,7 @@ class Captures:
 
     def close(self) -> None:
         """Ends what goes on, with what there is: the agent stops."""
-        now = time.monotonic()
+        now = self._collector.sampler.began
         for running in self._going_on():
             self._end(running, now, FAILED, "The agent was stopped before the end.")
         self._finish(now, settled=True)
@@ -134,8 +134,8 @@ class Captures:
         except (BpfError, events.EventError, _Refused) as error:
             self._report(Report(request.id, FAILED, 0.0, 0, problem=str(error)))
             return
-        now = time.monotonic()
-        self._running[request.id] = _Running(request, view, now, now, now)
+        began = (view.own or self._collector.sampler).began
+        self._running[request.id] = _Running(request, view, began, began, began)
         self._report(Report(request.id, RUNNING, 0.0, 0))
 
     def _view(self, request: Request) -> View:
