@@ -24,7 +24,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from web import api, auth, captures_api, hosts, ingest, names, pages
+from web import api, auth, captures_api, captures_pages, hosts, ingest, names, pages, pprof_endpoint
 from web.assets import render
 from web.captures import Captures
 from web.contexts import ErrorPage
@@ -84,7 +84,7 @@ def _assemble(options: ServerOptions) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.options = options
-    for module in (hosts, pages, api, ingest, names, captures_api):
+    for module in (hosts, pages, api, ingest, names, captures_api, captures_pages, pprof_endpoint):
         app.include_router(module.router)
     app.add_middleware(_Mistakes)
     app.add_middleware(auth.Guard, token=options.token, only_local=auth.is_loopback(options.host))
@@ -247,6 +247,8 @@ def _hand_over(directory: Path, uid: int, gid: int) -> None:
 
 def _error(request: Request, status: int, message: str) -> Response:
     path = request.url.path
+    if path.startswith("/debug/pprof/"):
+        return pprof_endpoint.error(status, message)
     if path.startswith(("/api/", "/v1development/", "/metrics", "/readyz")) or path.endswith(_NOT_PAGES):
         return JSONResponse({"error": message}, status)
     return HTMLResponse(render("error.html", ErrorPage(status, message)), status)
