@@ -52,6 +52,7 @@ class CaptureLink:
         self._asked: tuple[Request, ...] | None = None
         self._pause = 0.0
         self._reports: dict[str, tuple[float, Report]] = {}  # with when the oldest of them came
+        self._at_work: set[str] = set()
         self._changed = threading.Condition()
         self._closing = False
         self._connection: http.client.HTTPConnection | None = None
@@ -69,6 +70,7 @@ class CaptureLink:
             if earlier is not None and report.profile is None and report.state != FAILED:
                 report = replace(report, profile=earlier.profile)
             self._reports[report.id] = since, report
+            (self._at_work.add if report.state == RUNNING else self._at_work.discard)(report.id)
             self._changed.notify()
 
     def close(self, seconds: float) -> None:
@@ -92,7 +94,7 @@ class CaptureLink:
             if waiting is not None:
                 understood = self._deliver(waiting[0], *waiting[1])
             else:
-                understood = self._ask(_SHORT_PAUSE if self._asked else 0.0)
+                understood = self._ask()
             if understood:
                 pause = _FIRST_PAUSE
             elif self._rest(max(pause, self._pause)):
@@ -106,14 +108,16 @@ class CaptureLink:
                 return False
             return not self._changed.wait_for(lambda: self._closing, seconds)
 
-    def _ask(self, pause: float) -> bool:
-        """Asks what to do: at once after a pause that a report ends, or with a question that waits at the server."""
+    def _ask(self) -> bool:
+        """Asks what to do: at once after a pause that a report ends, or, without captures, by a question that waits at
+        the server."""
         with self._changed:
-            if pause and self._changed.wait_for(lambda: self._reports or self._closing, pause):
+            busy = bool(self._asked or self._at_work)
+            if busy and self._changed.wait_for(lambda: self._reports or self._closing, _SHORT_PAUSE):
                 return True
         began = time.monotonic()
         known = ",".join(request.id for request in self._asked or ())
-        wait = 0 if self._asked or self._asked is None else WAIT_SECONDS
+        wait = 0 if busy or self._asked is None else WAIT_SECONDS
         answer = self._send("GET", "", {"known": known, "wait": str(wait)})
         if answer is None or not self._understand(answer):
             return self._closing

@@ -35,8 +35,8 @@ START = int(time.time()) // 60 * 60 - 7200
 PROGRAM = """
 import sys
 from web.app import ServerOptions, serve
-url, seconds, user = sys.argv[1:]
-options = ServerOptions(url, port=0, commit_seconds=float(seconds))
+url, seconds, user, port = [*sys.argv[1:], "0"][:4]
+options = ServerOptions(url, port=int(port), commit_seconds=float(seconds))
 sys.exit(serve(options, user=user or None, ready=lambda url: print(url, flush=True)))
 """
 
@@ -44,9 +44,11 @@ sys.exit(serve(options, user=user or None, ready=lambda url: print(url, flush=Tr
 class Server:
     """A server in a process of its own, on a port of its own."""
 
-    def __init__(self, store: str, *, user: str = "", seconds: float = 0.0, python: list[str] | None = None) -> None:
+    def __init__(
+        self, store: str, *, user: str = "", seconds: float = 0.0, port: int = 0, python: list[str] | None = None
+    ) -> None:
         self.process = subprocess.Popen(
-            [*(python or [sys.executable, "-c", PROGRAM]), store, str(seconds), user],
+            [*(python or [sys.executable, "-c", PROGRAM]), store, str(seconds), user, *([str(port)] if port else [])],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
