@@ -9,8 +9,8 @@ seconds, user and system, of each with all its children:
   runs on, and with its start (imports, kernel symbols, the first look at every file).
 
 With `steady` all CPUs are busy with programs that run on, Python and C without frame pointers, and counting begins
-once their names and unwind tables are known. So it does with `whole`, where all CPUs are busy with Go, which keeps frame
-pointers: there perf's stacks are whole as ours are, and both do the same work.
+once their names and unwind tables are known. So it does with `whole`, where all CPUs are busy with Go, which keeps
+frame pointers: there perf's stacks are whole as ours are, and both do the same work.
 
     python bench/agent_cost.py [SECONDS] [steady|whole]
 """

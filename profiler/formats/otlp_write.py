@@ -215,10 +215,10 @@ class _Tables:
             return 0
         known = self._location_of
         try:
-            locations = [known[id(location)] for location in stack]
+            locations = b"".join(map(known.__getitem__, map(id, stack)))
         except KeyError:
-            locations = [known.get(id(location)) or self._location(location) for location in stack]
-        return _index(self._stacks, packed(1, locations))
+            locations = b"".join([known.get(id(location)) or self._location(location) for location in stack])
+        return _index(self._stacks, text(1, locations))
 
     def _location(self, location: Location) -> bytes:
         binary = b""
