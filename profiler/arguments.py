@@ -72,3 +72,12 @@ def label(text: str) -> tuple[str, str]:
     if not key or not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is no KEY=VALUE")
     return key, value
+
+
+def retention(text: str) -> tuple[str, int]:
+    """What is kept, and for how many days, such as samples=14d."""
+    name, _, days = text.partition("=")
+    number = days.removesuffix("d")
+    if name not in ("samples", "rollups") or not (number.isascii() and number.isdigit()) or number == days:
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is no retention such as samples=14d or rollups=90d")
+    return name, int(number[:9])

@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         "--store",
         default=f"chdb://{DEFAULT_DATA}",
         metavar="URL",
-        help="chdb:///DIR or clickhouse://USER:PASSWORD@HOST/DATABASE (%(default)s)",
+        help="chdb:///DIR, clickhouse://USER:PASSWORD@HOST/DATABASE or the same with https:// (%(default)s)",
     )
     server.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)
 
@@ -263,6 +263,14 @@ def _add_listen(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--insecure-no-auth", action="store_true", help="let anyone who reaches the address read and write"
     )
+    parser.add_argument(
+        "--retention",
+        type=arguments.retention,
+        action="append",
+        default=[],
+        metavar="WHAT=DAYSd",
+        help="how long history is kept: samples=14d, rollups=90d (as set before)",
+    )
     parser.add_argument("--user", metavar="NAME", help="run the server as this user (pilotlight, else nobody)")
 
 
@@ -322,6 +330,7 @@ def _run(options: argparse.Namespace) -> int:
     arguments += ["--token-file", os.path.abspath(options.token_file)] if options.token_file else []
     arguments += ["--insecure-no-auth"] if options.insecure_no_auth else []
     arguments += ["--user", options.user] if options.user else []
+    arguments += [f"--retention={name}={days}d" for name, days in options.retention]
 
     def agent(url: str) -> AgentOptions:
         return AgentOptions(parse_target(url, token), _sampling(options), symbols, options.host, dict(options.label))
@@ -361,6 +370,7 @@ def _server(options: argparse.Namespace) -> int:
         port=options.listen[1],
         token=_token(options) or None,
         insecure_no_auth=options.insecure_no_auth,
+        retention=dict(options.retention),
     )
     return serve(server, user=_server_user(options.user), ready=ready)
 

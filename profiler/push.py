@@ -114,6 +114,7 @@ class Pusher:
         self._changed = threading.Condition()
         self._deadline: float | None = None
         self._connection: http.client.HTTPConnection | None = None
+        self._asked_pause = 0.0  # by the server, with its last answer
         self._thread = threading.Thread(target=self._run, name="push", daemon=True)
         self._thread.start()
 
@@ -213,12 +214,13 @@ class Pusher:
                 self._say(f"{problem} Windows are kept in memory until it is back.")
                 away = True
             with self._changed:
-                if self._deadline is not None and time.monotonic() + pause > self._deadline:
+                wait = max(pause, self._asked_pause)
+                if self._deadline is not None and time.monotonic() + wait > self._deadline:
                     return
                 if self._deadline is None:
-                    self._changed.wait_for(lambda: self._deadline is not None, pause)
+                    self._changed.wait_for(lambda: self._deadline is not None, wait)
                 else:
-                    self._changed.wait(pause)
+                    self._changed.wait(wait)
             pause = min(2 * pause, _LONGEST_PAUSE) if self._deadline is None else _FIRST_PAUSE
 
     def _next(self) -> _Waiting | _WaitingNames | None:
@@ -240,7 +242,7 @@ class Pusher:
         delivered = self._send(names) is None
         with self._changed:
             if not delivered:
-                self._names_due = time.monotonic() + self._names_pause
+                self._names_due = time.monotonic() + max(self._names_pause, self._asked_pause)
                 self._names_pause = min(2 * self._names_pause, _LONGEST_PAUSE)
                 return
             self._names_pause = _FIRST_PAUSE
@@ -259,6 +261,7 @@ class Pusher:
         if self._target.token:
             headers["Authorization"] = f"Bearer {self._target.token}"
         where = f"{self._target.host}:{self._target.port}"
+        self._asked_pause = 0.0
         for _ in range(2):  # the second time on a new connection, should the server have closed the old one
             reused = self._connection is not None
             try:
@@ -286,6 +289,10 @@ class Pusher:
             self._count("refused")
             self._say(f"The server {where} refused a window ({response.status}: {said(text)}).")
             return None
+        if response.status in (429, 503):
+            self._asked_pause = _pause_of(response.headers.get("Retry-After", ""))
+        if response.status == 429:
+            return f"The server {where} has more to write than it can ({said(text)})."
         self._disconnect()  # whoever answers next may be another server
         if response.status in (401, 403):
             return f"The server {where} wants another token ({response.status}): give it with --token-file."
@@ -322,6 +329,11 @@ def _encode(profile: Profile, identity: PushIdentity) -> bytes:
 
 def _compress(body: bytes) -> bytes:
     return gzip.compress(body, 1, mtime=0)
+
+
+def _pause_of(header: str) -> float:
+    """The seconds of a Retry-After (RFC 9110, 10.2.3), up to our longest pause; 0 where it gives a date or nothing."""
+    return min(float(header[:9]), _LONGEST_PAUSE) if header.isascii() and header.isdigit() else 0.0
 
 
 def _plain(error: Exception) -> str:

@@ -92,7 +92,9 @@ def state(client: TestClient, id: str) -> dict[str, Any]:
 def profile(count: int = 5, host: str = "web-1") -> Profile:
     start = int(time.time()) * 10**9
     samples = (Sample((SUM,), 3, "shop", "<b>", count),)
-    return Profile(host, "cpu-clock", 99, Window(start, start + 10**9), samples, Accounting(198, 193 + count, 190, 3, count))
+    return Profile(
+        host, "cpu-clock", 99, Window(start, start + 10**9), samples, Accounting(198, 193 + count, 190, 3, count)
+    )
 
 
 def wait(server: str, made: dict[str, Any], *, seconds: float = 60, until: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 from profiler.better_names import decode
 from profiler.formats.otlp import read_otlp
 from profiler.model import Accounting, Profile, Sample, Window
-from profiler.push import NAMES_PATH, NOT_DELIVERED, PATH, Pusher, PushError, parse_target, said
+from profiler.push import NAMES_PATH, NOT_DELIVERED, PATH, Pusher, PushError, _pause_of, parse_target, said
 from symbolizer.types import Binary, Frame, Kind, Location
 
 
@@ -23,6 +23,8 @@ class Server:
     def __init__(self, port: int = 0) -> None:
         self.status = 200
         self.names_status = 200
+        self.retry_after = ""
+        self.times: list[float] = []
         self.bodies: list[bytes] = []
         self.names: list[bytes] = []
         self.order: list[str] = []
@@ -38,9 +40,12 @@ class Server:
                 are_names = self.path == NAMES_PATH
                 status = outer.names_status if are_names and outer.status == 200 else outer.status
                 outer.order.append(self.path)
+                outer.times.append(time.monotonic())
                 if status == 200:
                     (outer.names if are_names else outer.bodies).append(body)
                 self.send_response(status)
+                if outer.retry_after:
+                    self.send_header("Retry-After", outer.retry_after)
                 self.send_header("Content-Length", "5")
                 self.end_headers()
                 self.wfile.write(b"<no>\n")
@@ -302,3 +307,26 @@ def test_addresses_are_understood() -> None:
     target = parse_target("https://pilotlight.example/base/")
     assert (target.host, target.port, target.tls) == ("pilotlight.example", 443, True)
     assert target.path == "/base/v1development/profiles" and target.names_path == "/base/api/v1/names"
+
+
+def test_a_server_with_too_much_to_write_is_left_alone_as_long_as_it_asks(server: Server) -> None:
+    said: list[str] = []
+    server.status, server.retry_after = 429, "2"
+    pusher = Pusher(parse_target(f"http://127.0.0.1:{server.port}"), "agent", said.append)
+    pusher.put(profile(0))
+    wait_for(lambda: bool(said))
+    server.status, server.retry_after = 200, ""
+    wait_for(lambda: len(server.bodies) == 1)
+    assert server.times[-1] - server.times[0] >= 2  # four times our own first pause
+    assert pusher.close(10) == 0
+    assert (pusher.counts.sent, pusher.counts.refused) == (1, 0)
+    assert "has more to write than it can (<no>). Windows are kept" in said[0]
+
+
+@pytest.mark.parametrize("header", ["Wed, 21 Oct 2026 07:28:00 GMT", "-5", "1e9", "", "\u0663"])
+def test_an_odd_retry_after_is_no_pause(header: str) -> None:
+    assert _pause_of(header) == 0
+
+
+def test_no_server_silences_an_agent_for_long() -> None:
+    assert _pause_of("9" * 5000) == 30

@@ -214,8 +214,8 @@ def test_a_full_queue_asks_to_come_back(client: TestClient, monkeypatch: pytest.
 
     monkeypatch.setattr(Writer, "submit", full)
     answer = client.post(INGEST, content=body(profile(), 1), headers=PROTOBUF)
-    assert answer.status_code == 503 and int(answer.headers["retry-after"]) > 0
-    assert message(answer.content)[0] == 14
+    assert answer.status_code == 429 and int(answer.headers["retry-after"]) > 0
+    assert message(answer.content)[0] == 8
 
 
 def test_a_store_that_fails_asks_to_come_back_and_is_not_ready(
@@ -303,11 +303,11 @@ def test_names_ask_to_come_back_when_the_store_cannot_take_them(
     def full(self: Writer, what: object) -> None:
         raise Busy
 
-    for patched, name, broken in ((store, "insert", fail), (Writer, "submit", full)):
+    for patched, name, broken, status in ((store, "insert", fail, 503), (Writer, "submit", full, 429)):
         with monkeypatch.context() as patch:
             patch.setattr(patched, name, broken)
             answer = client.post(NAMES, content=better(), headers=NAMES_TYPE)
-        assert answer.status_code == 503 and int(answer.headers["retry-after"]) > 0
+        assert answer.status_code == status and int(answer.headers["retry-after"]) > 0
         assert "try again" in answer.json()["error"]
     assert client.post(NAMES, content=better(), headers=NAMES_TYPE).status_code == 200
 

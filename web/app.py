@@ -12,9 +12,9 @@ import signal
 import socket
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,11 +24,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from web import api, auth, captures_api, captures_pages, hosts, ingest, names, pages, pprof_endpoint
+from web import api, auth, captures_api, captures_pages, hosts, ingest, names, pages, pprof_endpoint, settings
 from web.assets import render
 from web.captures import Captures
 from web.contexts import ErrorPage
 from web.store.queries import Empty, Queries
+from web.store.retention import BadRetention
 from web.store.store import BadQuery, Store, StoreUnavailable, directory_of
 from web.store.writer import Writer
 from web.warmup import warm_up
@@ -43,7 +44,8 @@ class ServerOptions:
     """`port` 0 takes any free one. `store` is chdb:///DIRECTORY or clickhouse://HOST[:PORT][/DATABASE].
 
     Without a `token`, only an address of this machine may be bound, unless `insecure_no_auth`. Pushes
-    are committed together at most every `commit_seconds`.
+    are committed together at most every `commit_seconds`. `retention` are days by name (samples, rollups);
+    what it does not name is kept as long as before.
     """
 
     store: str
@@ -52,6 +54,7 @@ class ServerOptions:
     token: str | None = None
     insecure_no_auth: bool = False
     commit_seconds: float = 1.0
+    retention: Mapping[str, int] = field(default_factory=dict)
 
 
 class CannotServe(Exception):
@@ -84,11 +87,11 @@ def _assemble(options: ServerOptions) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.options = options
-    for module in (hosts, pages, api, ingest, names, captures_api, captures_pages, pprof_endpoint):
+    for module in (hosts, pages, api, settings, ingest, names, captures_api, captures_pages, pprof_endpoint):
         app.include_router(module.router)
     app.add_middleware(_Mistakes)
     app.add_middleware(auth.Guard, token=options.token, only_local=auth.is_loopback(options.host))
-    for kind, status in ((BadQuery, 400), (Empty, 404), (StoreUnavailable, 503)):
+    for kind, status in ((BadQuery, 400), (BadRetention, 400), (Empty, 404), (StoreUnavailable, 503)):
         app.add_exception_handler(kind, _answer_with(status))
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
@@ -98,7 +101,7 @@ def _assemble(options: ServerOptions) -> FastAPI:
 def _attach(app: FastAPI, store: Store, options: ServerOptions) -> None:
     app.state.store = store
     app.state.queries = Queries(store)
-    app.state.writer = Writer(store, options.commit_seconds)
+    app.state.writer = Writer(store, options.commit_seconds, keep=options.retention)
     app.state.captures = Captures(store)
     app.state.rejected = Counter()
     app.state.parsing = asyncio.Semaphore(ingest.PARSING_AT_ONCE)
@@ -150,7 +153,7 @@ def serve(options: ServerOptions, *, user: str | None = None, ready: Callable[[s
                 app.state.writer.close()
             finally:
                 store.close()
-    except (CannotServe, StoreUnavailable) as error:
+    except (CannotServe, StoreUnavailable, BadRetention) as error:
         print(f"pilotlight: {error}", file=sys.stderr)
         return 1
     return 0

@@ -21,6 +21,7 @@ from web import urls
 from web.captures import Agent, Captures, NoSuchCapture, NotYours, TooMany
 from web.ingest import Refused, closed, decompress, read_body, unusable
 from web.store.captures import Capture
+from web.store.retention import MAX_DAYS, Retention
 from web.store.selection import rfc3339
 
 RETRY_SECONDS: Final = 5
@@ -28,6 +29,7 @@ _MOST_LISTED: Final = 200
 _MOST_HOSTS: Final = 50
 _MOST_NAMED: Final = 20
 _MAX_REQUEST: Final = 1 << 18
+_ANY_AGE: Final = Retention(MAX_DAYS, MAX_DAYS)  # captures expire by the server's clock, not by the host's
 
 router = APIRouter()
 
@@ -243,7 +245,7 @@ def _profile(body: bytes, encoding: str) -> Profile:
     if len(received.profiles) != 1 or received.rejected:
         raise Refused(400, 3, "malformed", received.problem or "a capture is one profile")
     profile = received.profiles[0]
-    problem = unusable(profile, time.time())
+    problem = unusable(profile, time.time(), _ANY_AGE)
     if problem:
         raise Refused(400, 3, "malformed", problem)
     return replace(profile, accounting=closed(profile.accounting))

@@ -289,3 +289,25 @@ class DocsPage:
     """templates/docs.html: GET /docs, from openapi.json. Each operation is its method, path and object."""
 
     operations: list[tuple[str, str, dict[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsPage:
+    """templates/settings.html: GET /settings and, as JSON, /settings.json and /api/v1/retention.
+
+    `samples` and `rollups` are days, `fixed` names what the command line sets again at each start. Times are "" and
+    `bytes_a_sample` None where there is no sample. `tables` have name, rows, bytes, parts and what each `tells`.
+    """
+
+    samples: int
+    rollups: int
+    most_days: int
+    fixed: list[str]
+    oldest_sample: str
+    newest_sample: str
+    oldest_hour: str
+    bytes_a_sample: float | None
+    bytes: int
+    tables: list[dict[str, Any]]
+    problem: str
+    twin: str

@@ -26,8 +26,9 @@ from opentelemetry.proto.collector.profiles.v1development.profiles_service_pb2 i
 from profiler.formats.otlp import Received, read_otlp, read_otlp_json
 from profiler.formats.otlp_read import MAX_BODY
 from profiler.model import MAX_HZ, Accounting, Profile
+from web.store.retention import Retention
 from web.store.store import StoreUnavailable
-from web.store.writer import MAX_AGE_S, MAX_AHEAD_S, Busy, Conflict, Names, Push, Writer
+from web.store.writer import MAX_AHEAD_S, Busy, Conflict, Names, Push, Writer
 
 PROTOBUF: Final = "application/x-protobuf"
 JSON: Final = "application/json"
@@ -63,7 +64,7 @@ async def receive_profiles(request: Request) -> Response:
         received = await _receive(request, media_type == JSON)
     except Refused as refusal:
         rejected[refusal.reason] += 1
-        headers = {"retry-after": str(RETRY_SECONDS)} if refusal.status == 503 else None
+        headers = {"retry-after": str(RETRY_SECONDS)} if refusal.status in (429, 503) else None
         return Response(_status(refusal.code, str(refusal), answer_type), refusal.status, headers, answer_type)
     if received.rejected:
         rejected["profile"] += received.rejected
@@ -80,7 +81,12 @@ async def _receive(request: Request, is_json: bool) -> Received:
     host = request.client.host if request.client else "unknown"
     async with request.app.state.parsing:
         received, digest = await asyncio.to_thread(
-            _parse, body, request.headers.get("content-encoding", ""), is_json, host
+            _parse,
+            body,
+            request.headers.get("content-encoding", ""),
+            is_json,
+            host,
+            request.app.state.writer.retention,
         )
     if not received.profiles:
         return received
@@ -109,7 +115,7 @@ async def committed(request: Request, what: Push | Names) -> None:
     try:
         await asyncio.wrap_future(writer.submit(what))
     except Busy:
-        raise Refused(503, 14, "busy", "the queue is full; try again") from None
+        raise Refused(429, 8, "busy", "more arrives than can be written; try again later") from None
     except StoreUnavailable as error:
         raise Refused(503, 14, "store", f"{error}; try again") from error
 
@@ -132,7 +138,7 @@ async def read_body(request: Request, limit: int) -> bytes:
     return bytes(body)
 
 
-def _parse(body: bytes, encoding: str, is_json: bool, host: str) -> tuple[Received, str]:
+def _parse(body: bytes, encoding: str, is_json: bool, host: str, kept: Retention) -> tuple[Received, str]:
     """What a body holds that can be stored, and the sha256 of its decompressed bytes."""
     content = decompress(body, encoding.strip().lower(), MAX_BODY)
     try:
@@ -143,7 +149,7 @@ def _parse(body: bytes, encoding: str, is_json: bool, host: str) -> tuple[Receiv
     problems = [received.problem] if received.problem else []
     taken = []
     for profile in received.profiles:
-        problem = unusable(profile, now)
+        problem = unusable(profile, now, kept)
         if problem:
             problems.append(problem)
         else:
@@ -182,11 +188,13 @@ def decompress(body: bytes, encoding: str, limit: int) -> bytes:
     return bytes(out)
 
 
-def unusable(profile: Profile, now: float) -> str:
-    """Why a profile cannot be stored, in a sentence; "" if it can."""
+def unusable(profile: Profile, now: float, kept: Retention) -> str:
+    """Why a profile cannot be stored, in a sentence; "" if it can. `kept` is how long the store keeps samples."""
     start = profile.window.start_ns / 1e9
-    if start < now - MAX_AGE_S:
-        return f"A window older than {MAX_AGE_S // 86400} days was left out, since it would expire at once."
+    if start < now - kept.max_age_s:
+        hours = kept.max_age_s // 3600
+        age = f"{hours // 24} days" if hours >= 48 else f"{hours} hours"
+        return f"A window older than {age} was left out, since it would expire at once."
     if start > now + MAX_AHEAD_S:
         return "A window more than a day in the future was left out: set the clock of its host."
     if not 1 <= profile.hz <= MAX_HZ:

@@ -54,7 +54,25 @@ def exposition(store: Store, writer: Writer, rejected: Counter[str]) -> str:
     metric("commit_seconds_total", "counter", "Time spent in commits.", ("", figures.commit_seconds))
     metric("commits_undone_total", "counter", "Unfinished commits that were undone.", ("", figures.undone))
     metric("queue_pushes", "gauge", "Pushes waiting for a commit.", ("", writer.queued))
-    metric("store_bytes", "gauge", "Size of the store's tables on disk.", ("", store.bytes_on_disk()))
+    metric("queue_samples", "gauge", "Samples in the pushes waiting for a commit.", ("", writer.queued_rows))
+    metric("queue_full_total", "counter", "Pushes that were told to come back later.", ("", figures.busy))
+    metric("writable", "gauge", "Whether the last commit succeeded: 1 or 0.", ("", int(writer.healthy)))
+    sizes = store.sizes()
+    metric("store_bytes", "gauge", "Size of the store's tables on disk.", ("", sum(size.bytes for size in sizes)))
+    metric(
+        "table_bytes",
+        "gauge",
+        "Size on disk, by table.",
+        *[(f'{{table="{size.name}"}}', size.bytes) for size in sizes],
+    )
+    metric("table_rows", "gauge", "Rows, by table.", *[(f'{{table="{size.name}"}}', size.rows) for size in sizes])
+    metric(
+        "retention_days",
+        "gauge",
+        "Days that are kept.",
+        ('{what="samples"}', writer.retention.samples),
+        ('{what="rollups"}', writer.retention.rollups),
+    )
     metric("resident_memory_bytes", "gauge", "Resident memory of the server.", ("", resident))
     metric("cpu_seconds_total", "counter", "CPU time of the server.", ("", usage.ru_utime + usage.ru_stime))
     metric("start_time_seconds", "gauge", "When the server started.", ("", _STARTED))

@@ -28,7 +28,7 @@ async def receive_names(request: Request) -> Response:
         taken = await _receive(request)
     except Refused as refusal:
         rejected[refusal.reason] += 1
-        headers = {"retry-after": str(RETRY_SECONDS)} if refusal.status == 503 else None
+        headers = {"retry-after": str(RETRY_SECONDS)} if refusal.status in (429, 503) else None
         return JSONResponse({"error": str(refusal)}, refusal.status, headers)
     return JSONResponse({"locations": taken})
 

@@ -35,6 +35,10 @@ def capture_api(id: str) -> str:
     return f"/api/v1/captures/{quote(id, safe='')}"
 
 
+def settings() -> str:
+    return "/settings"
+
+
 def static(name: str) -> str:
     return f"/static/{name}"
 

@@ -95,9 +95,9 @@ def save(store: Store, capture: Capture) -> None:
     columns = [[str(value) if name == "state" else value] for name, value in row.items()]
     store.insert(
         "captures",
-        ["version", *row],
-        ["UInt64", *(_TYPES[name] for name in row)],
-        [[time.time_ns()], *columns],
+        ["version", "taken", *row],
+        ["UInt64", "DateTime('UTC')", *(_TYPES[name] for name in row)],
+        [[time.time_ns()], [datetime.fromtimestamp(capture.created, UTC)], *columns],
     )
 
 

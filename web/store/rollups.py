@@ -43,9 +43,7 @@ def remake(store: Store, rollup: Rollup, times: Sequence[datetime]) -> None:
     repeated.
     """
     keys = ", ".join(rollup.keys)
-    store.command(
-        f"ALTER TABLE {rollup.name} DELETE WHERE t IN {{times:Array(DateTime('UTC'))}}", {"times": list(times)}
-    )
+    store.alter(rollup.name, "DELETE WHERE t IN {times:Array(DateTime('UTC'))}", {"times": list(times)})
     for time in times:  # one by one: an hour of many hosts takes some memory
         store.command(
             f"INSERT INTO {rollup.name} (t, {keys}, value)"

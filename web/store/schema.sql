@@ -31,7 +31,8 @@ PARTITION BY toDate(ts)
 ORDER BY (event, service, toStartOfHour(ts), host, pid, stack, ts)
 TTL ts + INTERVAL 14 DAY
 SETTINGS ttl_only_drop_parts = 1, old_parts_lifetime = 60,
-    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1;
+    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1,
+    materialize_ttl_recalculate_only = 1;
 
 -- A stack is the ids of its locations, leaf first. `seen` is the day of the last commit that had it;
 -- it outlives every sample and rollup that refers to it.
@@ -45,7 +46,8 @@ ENGINE = ReplacingMergeTree(seen)
 ORDER BY id
 TTL seen + INTERVAL 120 DAY
 SETTINGS index_granularity = 1024, old_parts_lifetime = 60,
-    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1;
+    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1,
+    materialize_ttl_recalculate_only = 1;
 
 -- One row per location, with the names its sender had. The arrays run over its frames, inlined callees first. What is
 -- `nameable` came from an agent of ours, so that its address and build id mean the same as in `names`, below: better
@@ -70,7 +72,8 @@ ENGINE = ReplacingMergeTree(seen)
 ORDER BY id
 TTL seen + INTERVAL 120 DAY
 SETTINGS index_granularity = 1024, old_parts_lifetime = 60,
-    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1;
+    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1,
+    materialize_ttl_recalculate_only = 1;
 
 -- Labels that users gave their agents, by the id that samples, windows and rollups carry.
 CREATE TABLE IF NOT EXISTS label_sets
@@ -83,7 +86,8 @@ ENGINE = ReplacingMergeTree(seen)
 ORDER BY id
 TTL seen + INTERVAL 120 DAY
 SETTINGS index_granularity = 1024, old_parts_lifetime = 60,
-    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1;
+    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1,
+    materialize_ttl_recalculate_only = 1;
 
 -- The best names that came for an address, whenever that was and from whatever host. They are shown for every
 -- location of the same build id and address that is `nameable` and tells less. `id` is a hash of those two; `version`
@@ -106,7 +110,8 @@ ENGINE = ReplacingMergeTree(version)
 ORDER BY id
 TTL seen + INTERVAL 120 DAY
 SETTINGS index_granularity = 1024, old_parts_lifetime = 60,
-    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1;
+    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1,
+    materialize_ttl_recalculate_only = 1;
 
 -- One row per window of a host and event: its whole accounting, and what taking it cost. Counts are at the
 -- window's own rate `hz`; `unwinding` is by the keys of model.Unwinding.counts(). `received` is by the server's clock:
@@ -122,7 +127,7 @@ CREATE TABLE IF NOT EXISTS windows
     hz             UInt32 CODEC(ZSTD(1)),
     label_set      UInt64 CODEC(ZSTD(1)),
     labels         Map(LowCardinality(String), String) CODEC(ZSTD(1)),
-    received       DateTime('UTC') CODEC(Delta, ZSTD(1)),
+    received       DateTime('UTC') DEFAULT toDateTime(intDiv(end_ns, 1000000000), 'UTC') CODEC(Delta, ZSTD(1)),
     agent          LowCardinality(String) CODEC(ZSTD(1)),
     epoch          String CODEC(ZSTD(1)),
     sequence       UInt64 CODEC(Delta, ZSTD(1)),
@@ -148,7 +153,8 @@ PARTITION BY toDate(ts)
 ORDER BY (host, event, ts)
 TTL ts + INTERVAL 90 DAY
 SETTINGS ttl_only_drop_parts = 1, old_parts_lifetime = 60,
-    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1;
+    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1,
+    materialize_ttl_recalculate_only = 1;
 
 -- One row per acknowledged push: the mark that its batch is whole. A body without an identity has
 -- agent = ''. Kept longer than any window, so that the newest batch is always known.
@@ -166,7 +172,8 @@ PARTITION BY toYYYYMM(received)
 ORDER BY (agent, epoch, sequence, sha256)
 TTL received + INTERVAL 120 DAY
 SETTINGS old_parts_lifetime = 60,
-    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1;
+    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1,
+    materialize_ttl_recalculate_only = 1;
 
 -- Samples by minute, for pictures over time. Rows of the same key may not be merged yet: always sum(). Not by thread:
 -- that would be twice the rows, for a question that stacks_1h answers.
@@ -187,7 +194,8 @@ PARTITION BY toDate(t)
 ORDER BY (event, service, host, container, process, hz, label_set, t)
 TTL t + INTERVAL 90 DAY
 SETTINGS ttl_only_drop_parts = 1, old_parts_lifetime = 60,
-    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1;
+    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1,
+    materialize_ttl_recalculate_only = 1;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS series_1m_of_samples TO series_1m AS
 SELECT toStartOfMinute(ts) AS t, host, event, hz, label_set, service, container, process, sum(value) AS value
@@ -216,7 +224,8 @@ PRIMARY KEY (event, service, t, host)
 ORDER BY (event, service, t, host, container, process, thread, hz, label_set, stack)
 TTL t + INTERVAL 90 DAY
 SETTINGS ttl_only_drop_parts = 1, old_parts_lifetime = 60,
-    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1;
+    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1,
+    materialize_ttl_recalculate_only = 1;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS stacks_1h_of_samples TO stacks_1h AS
 SELECT toStartOfHour(ts) AS t, host, event, hz, label_set, service, container, process, thread, stack,
@@ -237,7 +246,8 @@ ENGINE = ReplacingMergeTree(seen)
 ORDER BY id
 TTL seen + INTERVAL 120 DAY
 SETTINGS index_granularity = 1024, old_parts_lifetime = 60,
-    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1;
+    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1,
+    materialize_ttl_recalculate_only = 1;
 
 -- Functions by hour: samples with the function at the leaf (`self`) and anywhere (`total`, each sample once). Made from
 -- stacks_1h by functions.py. Of an hour, only rows of its newest `made` in function_hours count; `made` is in
@@ -261,7 +271,8 @@ PRIMARY KEY (event, service, t, host)
 ORDER BY (event, service, t, host, hz, label_set, function)
 TTL t + INTERVAL 90 DAY
 SETTINGS ttl_only_drop_parts = 1, old_parts_lifetime = 60,
-    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1;
+    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1,
+    materialize_ttl_recalculate_only = 1;
 
 -- The hours that are in functions_1h, and the samples of stacks_1h (all of the hour, unweighed) that they were made from.
 CREATE TABLE IF NOT EXISTS function_hours
@@ -274,19 +285,8 @@ ENGINE = ReplacingMergeTree(made)
 ORDER BY t
 TTL t + INTERVAL 90 DAY
 SETTINGS old_parts_lifetime = 60,
-    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1;
-
--- What was set while the store was in use, by name; the newest counts.
-CREATE TABLE IF NOT EXISTS settings
-(
-    name  String,
-    value String CODEC(ZSTD(1)),
-    set   UInt64 CODEC(ZSTD(1))
-)
-ENGINE = ReplacingMergeTree(set)
-ORDER BY name
-SETTINGS old_parts_lifetime = 60,
-    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1;
+    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1,
+    materialize_ttl_recalculate_only = 1;
 
 -- Captures, which are no part of the history: captures.py. A row for each change of a capture's state, of which the one
 -- with the highest `version` (nanoseconds since 1970) holds. Times are seconds since 1970, 0 for never.
@@ -294,6 +294,7 @@ CREATE TABLE IF NOT EXISTS captures
 (
     id       String,
     version  UInt64,
+    taken    DateTime('UTC'),
     name     String,
     host     String,
     event    LowCardinality(String),
@@ -315,9 +316,10 @@ CREATE TABLE IF NOT EXISTS captures
 )
 ENGINE = ReplacingMergeTree(version)
 ORDER BY id
-TTL toDateTime(created, 'UTC') + INTERVAL 90 DAY
+TTL taken + INTERVAL 90 DAY
 SETTINGS index_granularity = 256, old_parts_lifetime = 60,
-    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1;
+    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1,
+    materialize_ttl_recalculate_only = 1;
 
 -- What captures hold, whole: pilotlight's own JSON.
 CREATE TABLE IF NOT EXISTS capture_profiles
@@ -331,4 +333,5 @@ ENGINE = ReplacingMergeTree(version)
 ORDER BY id
 TTL taken + INTERVAL 90 DAY
 SETTINGS index_granularity = 1, old_parts_lifetime = 60,
-    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1;
+    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1,
+    materialize_ttl_recalculate_only = 1;

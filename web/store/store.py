@@ -11,23 +11,22 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import clickhouse_connect
 from clickhouse_connect.driver._chdbclient import ChdbClient  # here, not at first use: see app.serve
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
+from web.store.migrations import CannotBringUp, bring_up
 from web.store.renamed import Renamed
 from web.store.rowbinary import RowBinary
 
 DATABASE: Final = "pilotlight"
 _PASSING: Final = "inserts"
 READERS: Final = 4
-SCHEMA: Final = (files("web.store") / "schema.sql").read_text("utf-8")
 
 # The embedded engine assumes a machine of its own; here it is a guest.
 _ENGINE: Final = {
@@ -46,6 +45,15 @@ _SETTINGS: Final = {
     "log_queries": 0,
     "prefer_column_name_to_alias": 1,
     "max_execution_time": 60,
+    "insert_deduplicate": 0,  # see writer.py
+}
+# An insert is done when a majority of a shard's replicas have it, and every read sees all that is done.
+_ON_CLUSTER: Final = {
+    "distributed_foreground_insert": 1,
+    "distributed_product_mode": "global",
+    "insert_quorum": "auto",
+    "insert_quorum_parallel": 0,
+    "select_sequential_consistency": 1,
 }
 
 _CANNOT_COMPILE_REGEXP: Final = 427
@@ -73,6 +81,16 @@ class Rows:
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
 
+@dataclass(frozen=True, slots=True)
+class TableSize:
+    """What a table takes on disk, and in how many parts it lies there."""
+
+    name: str
+    rows: int
+    bytes: int
+    parts: int
+
+
 class Store:
     """A pool of clients on one database. Safe to use from any thread; each client serves one at a time.
 
@@ -82,7 +100,9 @@ class Store:
     """
 
     def __init__(self, url: str) -> None:
-        """Open the store at chdb:///DIR or clickhouse://[USER[:PASSWORD]@]HOST[:PORT][/DATABASE][?secure=1].
+        """Open the store and bring its schema up to the present version. It is at chdb:///DIR or at
+        clickhouse://[USER[:PASSWORD]@]HOST[:PORT][/DATABASE][?secure=1&cluster=NAME]; http:// is the same, and https://
+        is with secure=1.
 
         Raises StoreUnavailable.
         """
@@ -97,24 +117,31 @@ class Store:
         parts = urlsplit(url)
         self._database = unquote(parts.path.strip("/")) if parts.scheme != "chdb" else ""
         self._database = self._database or DATABASE
-        if not self._database.replace("_", "").isalnum():
+        self._cluster = parse_qs(parts.query).get("cluster", [""])[0] if self.directory is None else ""
+        if not _plain(self._database):
             raise StoreUnavailable(f"{self._database!r} is no name for a database: use letters, digits and underscores")
+        if self._cluster and not _plain(self._cluster.replace("-", "_")):
+            raise StoreUnavailable(
+                f"{self._cluster!r} is no name for a cluster: use letters, digits, underscores and hyphens"
+            )
         try:
             if self.directory is not None:
                 _prepare(self.directory)
             first = self._connect("")
             # The embedded engine's default database is not Atomic, so its tables could not be replaced safely.
-            first.command(f"CREATE DATABASE IF NOT EXISTS {self._database} ENGINE = Atomic")
+            first.command(f"CREATE DATABASE IF NOT EXISTS {self._database}{self._everywhere} ENGINE = Atomic")
             first.close()
             self._put(self._connect(self._database))
             with self.client() as client:
-                for statement in SCHEMA.split(";\n"):
-                    if statement.strip():
-                        client.command(statement)
-        except (ClickHouseError, StoreUnavailable, OSError) as error:
+                bring_up(client, self._database, self._cluster)
+        except (ClickHouseError, StoreUnavailable, CannotBringUp, OSError) as error:
             self.close()
             reason = _reason(error.__cause__ or error)
             raise StoreUnavailable(f"cannot open the store {public(url)}: {reason}") from error
+
+    @property
+    def _everywhere(self) -> str:
+        return f" ON CLUSTER '{self._cluster}'" if self._cluster else ""
 
     def _connect(self, database: str) -> Client:
         if self.directory is not None:
@@ -125,7 +152,7 @@ class Store:
                 chdb_options=_ENGINE,
             )
         parts = urlsplit(self.url)
-        secure = "secure=1" in parts.query.split("&")
+        secure = parts.scheme == "https" or parse_qs(parts.query).get("secure") == ["1"]
         return clickhouse_connect.get_client(
             host=parts.hostname or "localhost",
             port=parts.port or (8443 if secure else 8123),
@@ -133,7 +160,7 @@ class Store:
             password=unquote(parts.password or ""),
             secure=secure,
             database=database or "__default__",
-            settings=_SETTINGS,
+            settings={**_SETTINGS, **(_ON_CLUSTER if self._cluster else {})},
         )
 
     def _put(self, client: Client) -> None:
@@ -181,6 +208,18 @@ class Store:
         with self.client() as client:
             client.command(sql, parameters=parameters)
 
+    def alter(
+        self,
+        table: str,
+        action: str,
+        parameters: dict[str, Any] | None = None,
+        settings: dict[str, Any] | None = None,
+    ) -> None:
+        """ALTER TABLE where its rows are."""
+        local = f"{table}_local" if self._cluster else table
+        with self.client() as client:
+            client.command(f"ALTER TABLE {local}{self._everywhere} {action}", parameters, settings=settings)
+
     def insert(self, table: str, names: Sequence[str], types: Sequence[str], columns: Sequence[Any]) -> None:
         """Insert columns of equal length, as one block."""
         with self.client() as client:
@@ -192,12 +231,27 @@ class Store:
                 column_oriented=True,
             )
 
-    def bytes_on_disk(self) -> int:
-        answer = self.rows(
-            "SELECT sum(bytes_on_disk) FROM system.parts WHERE active AND database = {db:String}",
+    def create_statements(self) -> dict[str, str]:
+        """How each table that holds rows was made, as the engine has it now."""
+        rows = self.rows(
+            "SELECT name, create_table_query FROM system.tables"
+            " WHERE database = {db:String} AND engine LIKE '%MergeTree'",
             {"db": self._database},
-        )
-        return int(answer.rows[0][0] or 0)
+        ).rows
+        return {name.removesuffix("_local"): text for name, text in rows}
+
+    def sizes(self) -> list[TableSize]:
+        """The tables that hold something, largest first; of all replicas together where there are several."""
+        parts = f"clusterAllReplicas('{self._cluster}', system.parts)" if self._cluster else "system.parts"
+        rows = self.rows(
+            f"SELECT table, sum(rows), sum(bytes_on_disk) AS on_disk, count() FROM {parts}"
+            " WHERE active AND database = {db:String} GROUP BY table ORDER BY on_disk DESC, table",
+            {"db": self._database},
+        ).rows
+        return [TableSize(row[0].removesuffix("_local"), *map(int, row[1:])) for row in rows]
+
+    def bytes_on_disk(self) -> int:
+        return sum(size.bytes for size in self.sizes())
 
     def close(self) -> None:
         self._closed = True
@@ -217,11 +271,16 @@ def directory_of(url: str) -> Path | None:
         if parts.netloc or not parts.path.strip("/"):
             raise StoreUnavailable(f"{url!r} names no absolute directory: write chdb:///var/lib/pilotlight")
         return Path(unquote(parts.path))
-    if parts.scheme == "clickhouse" and parts.hostname:
+    if parts.scheme in ("clickhouse", "http", "https") and parts.hostname:
         return None
     raise StoreUnavailable(
-        f"{public(url)!r} is no store: give chdb:///DIRECTORY or clickhouse://HOST[:PORT][/DATABASE]"
+        f"{public(url)!r} is no store: give chdb:///DIRECTORY, or clickhouse://HOST[:PORT][/DATABASE] or the same with"
+        " https://"
     )
+
+
+def _plain(name: str) -> bool:
+    return name.isascii() and name.replace("_", "").isalnum()
 
 
 def public(url: str) -> str:

@@ -14,8 +14,8 @@ was never acknowledged. Batches are written one by one and an unfinished one is 
 begins (at start, or after the failure), so it is the one above the newest batch in `pushes`. Undoing
 deletes its samples, makes the minutes and hours of the rollups it may have touched anew from the samples that
 remain (rollups.py), and deletes its windows last. Since windows are what says that there is something to undo,
-a death in between only means undoing once more. A window of samples older than `MAX_AGE_S` is refused, so that
-the samples of those minutes and hours have not expired yet.
+a death in between only means undoing once more. A window of samples older than `Retention.max_age_s` is refused,
+so that the samples of those minutes and hours have not expired yet. Where they have, the rollup stays as it is.
 
 A push is known by (agent, epoch, sequence) and the sha256 of its body, looked up in `pushes` before the
 batch is written: the stored rows are the only memory there is, so a retry an hour or a restart later is
@@ -34,7 +34,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -44,11 +44,12 @@ from typing import Any, Final
 
 from profiler.model import Profile
 from symbolizer.types import Location
+from web.store import retention
+from web.store.retention import Retention
 from web.store.rollups import ROLLUPS, remake
 from web.store.rows import FRAMES, LABEL_SETS, NAMES, PUSHES, SAMPLES, STACKS, WINDOWS, Batch, Known, Table
 from web.store.store import Store, StoreUnavailable
 
-MAX_AGE_S: Final = 13 * 86400  # samples expire after 14 days
 MAX_AHEAD_S: Final = 86400
 ANONYMOUS_WINDOW_S: Final = 3600
 QUEUE_PUSHES: Final = 256
@@ -108,6 +109,7 @@ class Figures:
     duplicates: int = 0
     conflicts: int = 0
     failed: int = 0
+    busy: int = 0
     windows: int = 0
     samples: int = 0
     stacks: int = 0
@@ -130,9 +132,16 @@ _Pushed = tuple[_Waiting, Push]
 class Writer:
     """Takes pushes and names from any thread; commits at most every `interval` seconds, or every `rows` samples."""
 
-    def __init__(self, store: Store, interval: float = 1.0, rows: int = 15_000) -> None:
-        """Undoes what an earlier process left unfinished, then starts the thread."""
+    def __init__(
+        self, store: Store, interval: float = 1.0, rows: int = 15_000, keep: Mapping[str, int] | None = None
+    ) -> None:
+        """Undoes what an earlier process left unfinished, then starts the thread.
+
+        `keep` are days by name, as retention.changed() takes them: what it does not name is kept as long as before.
+        Raises BadRetention.
+        """
         self.figures = Figures()
+        self.retention = retention.read(store)
         self._store = store
         self._interval = interval
         self._rows = rows
@@ -142,13 +151,19 @@ class Writer:
         self._known = Known()
         self._unfinished = False
         self._closed = False
+        self._committing = threading.Lock()
         self._undo()
+        self.keep(keep or {})
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
 
     @property
     def queued(self) -> int:
         return self._queue.qsize()
+
+    @property
+    def queued_rows(self) -> int:
+        return self._queued_rows
 
     @property
     def healthy(self) -> bool:
@@ -161,14 +176,26 @@ class Writer:
         """
         waiting = _Waiting(what)
         with self._lock:
-            if self._closed or self._queued_rows > QUEUE_SAMPLES:
-                raise Busy
             try:
+                if self._closed or self._queued_rows > QUEUE_SAMPLES:
+                    raise queue.Full
                 self._queue.put_nowait(waiting)
             except queue.Full:
+                self.figures.busy += 1
                 raise Busy from None
             self._queued_rows += what.rows
         return waiting.done
+
+    def keep(self, days: Mapping[str, Any]) -> Retention:
+        """Keep things for other days from now on; see retention.changed(). Raises BadRetention, StoreUnavailable."""
+        with self._committing:
+            wanted = retention.changed(self.retention, days)
+            if self._unfinished:  # while the samples are there that its rollups are made from again
+                self._undo()
+            for table in retention.apply(self._store, wanted):
+                log.info("%s are kept for %d days", table, wanted.days(table))
+            self.retention = wanted
+        return wanted
 
     def close(self) -> None:
         """Commit what is queued, and stop."""
@@ -200,7 +227,8 @@ class Writer:
                 group.append(following)
                 rows += following.what.rows
             last = time.monotonic()
-            self._commit(group)
+            with self._committing:
+                self._commit(group)
             with self._lock:
                 self._queued_rows -= sum(waiting.what.rows for waiting in group)
             if closing:
@@ -320,13 +348,15 @@ class Writer:
         above = {"whole": whole}
         begun = store.rows("SELECT 1 FROM windows WHERE batch > {whole:UInt32} LIMIT 1", above).rows
         if begun:
-            store.command("ALTER TABLE samples DELETE WHERE batch > {whole:UInt32}", above)
+            store.alter("samples", "DELETE WHERE batch > {whole:UInt32}", above)
             for rollup in ROLLUPS:
                 times = store.rows(
-                    f"SELECT DISTINCT {rollup.start}(ts) FROM windows WHERE batch > {{whole:UInt32}}", above
+                    f"SELECT DISTINCT {rollup.start}(ts) AS t FROM windows WHERE batch > {{whole:UInt32}}"
+                    " AND t > now() - INTERVAL {days:UInt32} DAY",
+                    {**above, "days": self.retention.samples},
                 ).rows
                 remake(store, rollup, [row[0] for row in times])
-            store.command("ALTER TABLE windows DELETE WHERE batch > {whole:UInt32}", above)
+            store.alter("windows", "DELETE WHERE batch > {whole:UInt32}", above)
             self.figures.undone += 1
             log.warning("undid an unfinished commit; it was never acknowledged")
         store.horizon = whole
