@@ -25,7 +25,7 @@ from profiler.push import Target, connect, said
 WAIT_SECONDS = 25
 _TIMEOUT = WAIT_SECONDS + 15.0
 _SHORT_PAUSE = 1.0
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 10.0
 _NOT_OFFERED_PAUSE = 600.0
 _KEEP_SECONDS = 600.0  # what the server does not take meanwhile is dropped
 _MOST_BYTES = 1 << 20

@@ -8,7 +8,10 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from urllib.parse import quote
 
@@ -16,11 +19,13 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
+from profiler import capture_link
 from profiler.capture_protocol import MOST_AT_ONCE
 from profiler.cli import main
 from profiler.formats.json import read_json
 from profiler.formats.otlp import write_otlp
 from profiler.model import Accounting, Profile, Sample, Window, merge
+from profiler.push import parse_target
 from symbolizer.types import Frame, Kind, Location
 from tests.played_agent import BUSY, CPUS, HZ, QUIET, PlayedAgent, playing
 from tests.test_web_server import Server
@@ -405,6 +410,52 @@ def test_orders_are_the_captures_of_the_agents_host(client: TestClient) -> None:
     assert [order["id"] for order in listen(client, known="", wait=30)] == [made["id"]]
     assert time.monotonic() - began < 20
     assert listen(client, known=made["id"], wait=0.1) == listen(client)
+
+
+def test_not_more_agents_wait_than_there_is_room_for(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(life, "MOST_WAITING_AGENTS", 0)
+    answer = client.get(AGENT, params={"host": "web-1", "epoch": "1", "wait": 30}).json()
+    assert answer == {"captures": [], "pause": life.BUSY_PAUSE_S}
+
+
+def test_a_server_that_stops_answers_the_agents_that_wait(tmp_path: Path) -> None:
+    server = Server(f"chdb://{tmp_path}/store")
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(httpx.get, f"{server.url}{AGENT[1:]}?host=web-1&wait=30", timeout=60)
+        while "web-1" not in httpx.get(server.url + "debug/pprof/").text:
+            time.sleep(0.05)
+        assert server.end(signal.SIGTERM) == 0
+        assert waiting.result().json()["captures"] == []
+
+
+def test_a_profile_too_large_for_the_server_is_said_to_be(
+    server: str, agent: PlayedAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(capture_link, "write_otlp", lambda profile: os.urandom((16 << 20) + 1))
+    done = wait(server, post(server, seconds=1))
+    assert done["state"] == "failed" and "larger than the server takes" in done["problem"]
+
+
+def test_an_agent_asks_a_server_without_captures_seldom() -> None:
+    asked: list[str] = []
+
+    class Old(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Old) as old:
+        Thread(target=old.serve_forever, daemon=True).start()
+        link = capture_link.CaptureLink(parse_target(f"http://127.0.0.1:{old.server_port}"), "a", "h", print)
+        while not asked:
+            time.sleep(0.05)
+        time.sleep(2.5)  # two pauses after a failure that would pass
+        assert len(asked) == 1 and link.asked() is None
+        link.close(5)
+        old.shutdown()
 
 
 def test_a_capture_is_done_by_one_agent_of_its_host_alone(client: TestClient) -> None:

@@ -256,10 +256,17 @@ def test_started_by_root_it_serves_every_page_without_a_file_of_its_own(
         assert fields["Groups"].split() == [] and int(fields["CapEff"], 16) == 0
         assert data.stat().st_uid == nobody.pw_uid and stat.S_IMODE(data.stat().st_mode) == 0o700
         with httpx.Client(base_url=server.url, timeout=60) as client:
-            empty = ["/", "/flamegraph", "/docs", "/login"]
+            empty = ["/", "/flamegraph", "/docs", "/login", "/captures", "/debug/pprof/"]
             assert [client.get(path).status_code for path in empty] == [200] * len(empty)
             for number in range(3):
                 assert post(client, server.url, number).status_code == 200
+            assert client.post("/api/v1/captures", json={"hz": "x"}).status_code == 400
+            made = client.post("/api/v1/captures", json={"seconds": 1, "pid": [1]}).json()
+            query = {"host": "host", "epoch": "1", "state": "done"}
+            told = client.post(f"/api/v1/agents/a/captures/{made['id']}", params=query, content=write_otlp(profile(1)))
+            assert told.status_code == 200
+            for ending in ["", *(f".{twin}" for twin in urls.TWINS)]:
+                assert client.get(f"/captures/{made['id']}{ending}").status_code == 200
             query = f"?from={START}"
             pages = ["/", "/hosts.json", f"/flamegraph{query}", f"/flamegraph{query}&comm=p1", f"/hosts/host{query}"]
             pages += [f"/flamegraph.{extension}{query}&q=pid=1" for extension in urls.TWINS]
