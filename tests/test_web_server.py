@@ -262,13 +262,21 @@ def test_started_by_root_it_serves_every_page_without_a_file_of_its_own(
                 assert post(client, server.url, number).status_code == 200
             assert client.post("/api/v1/captures", json={"hz": "x"}).status_code == 400
             made = client.post("/api/v1/captures", json={"seconds": 1, "pid": [1]}).json()
-            query = {"host": "host", "epoch": "1", "state": "done"}
-            told = client.post(f"/api/v1/agents/a/captures/{made['id']}", params=query, content=write_otlp(profile(1)))
+            parameters = {"host": "host", "epoch": "1", "state": "done"}
+            told = client.post(
+                f"/api/v1/agents/a/captures/{made['id']}", params=parameters, content=write_otlp(profile(1))
+            )
             assert told.status_code == 200
             for ending in ["", *(f".{twin}" for twin in urls.TWINS)]:
                 assert client.get(f"/captures/{made['id']}{ending}").status_code == 200
-            query = f"?from={START}"
-            pages = ["/", "/hosts.json", f"/flamegraph{query}", f"/flamegraph{query}&comm=p1", f"/hosts/host{query}"]
+            parameters = f"?from={START}"
+            pages = [
+                "/",
+                "/hosts.json",
+                f"/flamegraph{parameters}",
+                f"/flamegraph{query}&comm=p1",
+                f"/hosts/host{query}",
+            ]
             pages += [f"/flamegraph.{extension}{query}&q=pid=1" for extension in urls.TWINS]
             pages += ["/api/v1/hosts", f"/api/v1/labels{query}&label=comm", f"/api/v1/series{query}"]
             pages += ["/metrics", "/readyz", "/openapi.json", "/static/style.css", "/static/flamegraph.js"]
