@@ -141,6 +141,15 @@ def test_pruning_keeps_every_total_that_stays_and_says_what_went(stacks: Stacks,
     assert pruned.own.sum() == tree.own.sum() == tree.total[0]
 
 
+@given(stacks_of_names, st.integers(1, 40))
+def test_a_tree_built_with_a_limit_is_the_pruned_one(stacks: Stacks, limit: int) -> None:
+    pruned, built = prune(build_tree(table_of(stacks)), limit), build_tree(table_of(stacks), limit)
+    assert tree_to_json(built) == tree_to_json(pruned)
+    for column in ("parent", "level", "frame", "total", "own", "start"):
+        assert (getattr(built, column) == getattr(pruned, column)).all()
+    assert (built.frames, built.elided) == (pruned.frames, pruned.elided)
+
+
 def test_a_tree_within_the_limit_is_not_pruned() -> None:
     tree = build_tree(table_of([(["a", "b"], 1), (["c"], 5)]))
     assert prune(tree, 4) is tree

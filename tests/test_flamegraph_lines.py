@@ -14,11 +14,14 @@ from hypothesis import strategies as st
 
 from profiler.formats.pprof import read_pprof, write_pprof
 from profiler.formats.speedscope import write_speedscope
-from profiler.model import Accounting, Profile, Sample, StackTable, Window, functions_of, stack_table
+from profiler.model import Accounting, NumberedFrames, Profile, Sample, StackTable, Window, functions_of, stack_table
 from symbolizer.types import Binary, Frame, Kind, Location
 from web.flamegraph.calltree import build_tree, prune
 from web.flamegraph.svg import Caption, write_svg
-from web.store.stacks import Group, Stacks, table_of
+from web.store.ragged import Ragged, csr
+from web.store.stackcache import Stacks
+from web.store.stacks import table_of
+from web.store.sums import Sums
 
 APP = Binary("/opt/shop", "00ff")
 PUSH = "std::vector<int, std::allocator<int>>::push_back(int&&)"
@@ -45,11 +48,35 @@ PROFILE = Profile("h", "cpu-clock", 99, Window(0, 10**10), SAMPLES, Accounting(1
 def stored(profile: Profile) -> StackTable:
     """The same table as the store makes it, of arrays."""
     locations = list(dict.fromkeys(location for sample in profile.samples for location in sample.stack))
-    index = [locations.index(location) for sample in profile.samples for location in sample.stack]
-    offsets = np.cumsum([0, *(len(sample.stack) for sample in profile.samples)]).astype(np.int64)
+    numbered = NumberedFrames()
+    numbers = [[numbered.number(frame, APP.path) for frame in reversed(place.frames)] for place in locations]
+    of = [
+        [number for place in reversed(sample.stack) for number in numbers[locations.index(place)]]
+        for sample in profile.samples
+    ]
     ids = np.arange(len(profile.samples), dtype=np.uint64)
-    counts = np.array([sample.count for sample in profile.samples], np.uint64)
-    return table_of([Group("shop", "shop", ids, counts)], Stacks(ids, np.array(index, np.int64), offsets, locations))
+    stacks = Stacks(
+        ids,
+        rows([[locations.index(place) for place in sample.stack] for sample in profile.samples]),
+        rows(of),
+        locations,
+        numbered.frames,
+        numbered.binaries,
+        NONE,
+        NONE,
+        [],
+    )
+    counts = np.array([sample.count for sample in profile.samples])
+    none = np.zeros(len(ids), np.int64)
+    return table_of(Sums([("shop", "shop")], none, none, ids, counts), stacks)
+
+
+NONE = np.empty(0, np.int32)
+
+
+def rows(numbers: list[list[int]]) -> Ragged:
+    lengths = np.array([len(row) for row in numbers])
+    return Ragged(np.array([n for row in numbers for n in row], np.int32), csr(lengths)[:-1], lengths)
 
 
 def from_pprof(profile: Profile) -> StackTable:

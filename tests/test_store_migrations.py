@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from clickhouse_connect.driver._chdbclient import ChdbClient
@@ -229,3 +230,21 @@ def test_the_clusters_statements_are_sql_and_leave_no_table_out(tmp_path: Path) 
             assert tree[0][0].startswith("CreateQuery")
             if "Distributed" not in statement and "VIEW" not in statement:
                 assert re.search(r"ENGINE = Replicated\w*MergeTree", statement)
+
+
+def test_the_script_for_operators_is_what_the_server_would_say() -> None:
+    script = Path(__file__).parent.parent / "deploy" / "clickhouse" / "cluster.sql"
+    made = script.read_text("utf-8")
+    assert made == migrations.cluster_script("pilotlight", "pilotlight")
+    assert f"INSERT INTO versions (version) VALUES ({migrations.VERSION})" in made
+
+
+def test_tables_of_a_cluster_without_a_version_are_not_taken_for_old_ones() -> None:
+    """As a script that was cut off leaves them. No engine with a cluster is at hand, so that its answer is made up."""
+
+    class Answers:
+        def query(self, sql: str, parameters: dict[str, str]) -> SimpleNamespace:
+            return SimpleNamespace(result_rows=[("samples", "Distributed")])
+
+    with pytest.raises(migrations.CannotBringUp, match="its version is not noted"):
+        migrations.bring_up(cast(Client, Answers()), "pilotlight", "fleet")

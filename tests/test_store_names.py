@@ -13,15 +13,17 @@ from itertools import count, product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from profiler.model import Accounting, Profile, Sample, StackTable, Window
 from symbolizer.types import Binary, Frame, Kind, Location, Reason
-from web.store.locations import Locations
 from web.store.queries import Queries
 from web.store.renamed import Renamed
 from web.store.rows import Batch, Known
 from web.store.selection import Selection, parse_matcher
+from web.store.stackcache import StackCache
 from web.store.store import Rows, Store, StoreUnavailable
 from web.store.writer import Names, Push, Writer, Written
 
@@ -342,12 +344,27 @@ def test_windows_and_names_that_wait_together_are_one_commit(tmp_path: Path) -> 
 # ------------------------------------------------------------------------------------ what is kept in memory
 
 
+def stack_ids(world: World) -> NDArray[np.uint64]:
+    return np.array([row[0] for row in world.store.rows("SELECT id FROM stacks ORDER BY id").rows], np.uint64)
+
+
+def frames_in(cache: StackCache, ids: NDArray[np.uint64]) -> list[tuple[Frame, ...]]:
+    """The frames of stacks of one location each, by address: as locations, and checked against those kept by stack."""
+    stacks = cache.get(ids)
+    locations = [stacks.known[number] for number in stacks.locations.packed()[0].tolist()]
+    flat, offsets = stacks.frames.packed()
+    for i, location in enumerate(locations):
+        numbers = flat[offsets[i] : offsets[i + 1]].tolist()
+        assert tuple(reversed([stacks.frame_list[number] for number in numbers])) == location.frames
+    return [location.frames for location in sorted(locations, key=lambda location: location.address)]
+
+
 def test_names_that_come_while_a_question_is_answered_are_shown_in_the_next(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.push(at(NAMED))
-    (location_id,) = world.store.rows("SELECT id FROM frames").rows[0]
-    locations = Locations(world.store)
+    stacks = stack_ids(world)
+    cache = StackCache(world.store)
     rows = world.store.rows
     answered = 0
 
@@ -357,19 +374,19 @@ def test_names_that_come_while_a_question_is_answered_are_shown_in_the_next(
         if "FROM names" in sql and not answered:
             answered += 1
             world.name(at(LINES))
-            locations.get([])  # another question, that hears of it first
+            cache.get(stacks[:0])  # another question, that hears of it first
         return found
 
     monkeypatch.setattr(world.store, "rows", slow)
-    assert locations.get([location_id])[0].frames == NAMED and answered
-    assert locations.get([location_id])[0].frames == LINES
+    assert frames_in(cache, stacks) == [NAMED] and answered
+    assert frames_in(cache, stacks) == [LINES]
 
 
 def test_only_what_was_renamed_is_read_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.push(at(NAMED), at(NAMED, 32))
     ids = [row[0] for row in world.store.rows("SELECT id FROM frames ORDER BY address").rows]
-    locations = Locations(world.store)
-    locations.get(ids)
+    stacks, cache = stack_ids(world), StackCache(world.store)
+    kept = cache.get(stacks)
     asked: list[list[int]] = []
     rows = world.store.rows
 
@@ -380,10 +397,12 @@ def test_only_what_was_renamed_is_read_again(world: World, monkeypatch: pytest.M
 
     monkeypatch.setattr(world.store, "rows", watched)
     world.name(at(LINES, 32), at(LINES, 48))
-    assert [location.frames for location in locations.get(ids)] == [NAMED, LINES]
+    assert frames_in(cache, stacks) == [NAMED, LINES]
     assert asked == [ids[1:]]
-    locations.get(ids)
+    assert frames_in(cache, stacks) == [NAMED, LINES]
     assert len(asked) == 1
+    # Whoever had asked before goes on with what was given out.
+    assert [frame.line for frame in (kept.frame_list[i] for i in kept.frames.packed()[0].tolist())] == [0, 0]
 
 
 def test_what_was_renamed_too_long_ago_to_be_known_is_said() -> None:

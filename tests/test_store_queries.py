@@ -24,6 +24,7 @@ from profiler.model import (
     stack_table,
 )
 from symbolizer.types import Binary, Frame, Kind, Location, Reason
+from web.flamegraph.calltree import build_tree, tree_to_json
 from web.store.queries import Empty, MixedRates, Queries, rates_title
 from web.store.rows import MAX_NAME
 from web.store.selection import Selection, parse, parse_matcher, parse_time
@@ -170,6 +171,24 @@ def test_many_windows_have_the_stacks_of_all(keep: Keep) -> None:
     assert len({(f.function, f.kind, b) for f, b in zip(table.frames, table.binaries, strict=True)}) == len(
         table.frames
     )
+
+
+@pytest.mark.parametrize("limit", [None, 1, 30, 10_000])
+@pytest.mark.parametrize("group_by", [(), ("service",), ("host", "env")])
+def test_a_tree_is_what_its_stack_table_gives(keep: Keep, group_by: tuple[str, ...], limit: int | None) -> None:
+    lines = [
+        Location(1, Binary("/lib/l.so"), (Frame("on lines", Kind.NATIVE, "", "l.c", line),)) for line in (1, 2, 2, 3)
+    ]
+    samples = tuple(Sample((place, lines[0]), 1, "node", "node", 5 + i) for i, place in enumerate(lines))
+    windows = [profile(START + 10 * i, host, i) for i in range(3) for host in ("h1", "h2")]
+    many = replace(profile(START + 40), samples=samples, accounting=account(samples))
+    queries = keep(*windows, many)
+    for matchers in ((), ("process=node",), ("host=h2",)):
+        selection = queries.resolve(select(*matchers))
+        table, overview = queries.stack_table(selection, group_by)
+        tree, same = queries.tree(selection, group_by, limit)
+        assert tree_to_json(tree) == tree_to_json(build_tree(table, limit))
+        assert same == overview and int(tree.total[0]) == overview.accounting.sampled > 0
 
 
 @pytest.mark.parametrize(
@@ -454,7 +473,9 @@ def test_a_bad_regular_expression_is_the_callers_fault(keep: Keep, regex: str) -
         ([("from", "2026-13-01T00:00:00Z")], "is no time"),
         ([("from", "now"), ("until", "now")], "earlier"),
         ([("q", "comm")], "no selector"),
-        ([("q", "colour=red")], "unknown label"),
+        ([("q", "2nd=x")], "no selector"),
+        ([("q", "comm=" + "x" * 5000)], "longer than 4,096"),
+        ([("host", "x" * 5000)], "longer than 4,096"),
         ([("q", "pid=abc")], "whole number"),
         ([("q", "pid=99999999999")], "whole number"),
         ([("q", f"pid={i}") for i in range(40)], "more than 32"),

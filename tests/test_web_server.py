@@ -269,11 +269,11 @@ def test_started_by_root_it_serves_every_page_without_a_file_of_its_own(
             assert told.status_code == 200
             for ending in ["", *(f".{twin}" for twin in urls.TWINS)]:
                 assert client.get(f"/captures/{made['id']}{ending}").status_code == 200
-            parameters = f"?from={START}"
+            query = f"?from={START}"
             pages = [
                 "/",
                 "/hosts.json",
-                f"/flamegraph{parameters}",
+                f"/flamegraph{query}",
                 f"/flamegraph{query}&comm=p1",
                 f"/hosts/host{query}",
             ]

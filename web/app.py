@@ -24,13 +24,28 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from web import api, auth, captures_api, captures_pages, hosts, ingest, names, pages, pprof_endpoint, settings
+from web import (
+    api,
+    auth,
+    captures_api,
+    captures_pages,
+    hosts,
+    ingest,
+    names,
+    pages,
+    pprof_endpoint,
+    questions,
+    settings,
+)
 from web.assets import render
 from web.captures import Captures
 from web.contexts import ErrorPage
+from web.gone import EndWhenGone
+from web.store.asking import NobodyWaits
 from web.store.queries import Empty, Queries
 from web.store.retention import BadRetention
 from web.store.store import BadQuery, Store, StoreUnavailable, directory_of
+from web.store.upkeep import Upkeep
 from web.store.writer import Writer
 from web.warmup import warm_up
 
@@ -74,6 +89,7 @@ def _assemble(options: ServerOptions) -> FastAPI:
         watch = asyncio.create_task(app.state.captures.watch())
         yield
         watch.cancel()
+        await asyncio.to_thread(app.state.upkeep.close)
         await asyncio.to_thread(app.state.writer.close)
 
     app = FastAPI(
@@ -87,11 +103,19 @@ def _assemble(options: ServerOptions) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.options = options
-    for module in (hosts, pages, api, settings, ingest, names, captures_api, captures_pages, pprof_endpoint):
+    routed = (hosts, pages, api, questions, settings, ingest, names, captures_api, captures_pages, pprof_endpoint)
+    for module in routed:
         app.include_router(module.router)
+    app.add_middleware(EndWhenGone, store=lambda: app.state.store)
     app.add_middleware(_Mistakes)
     app.add_middleware(auth.Guard, token=options.token, only_local=auth.is_loopback(options.host))
-    for kind, status in ((BadQuery, 400), (BadRetention, 400), (Empty, 404), (StoreUnavailable, 503)):
+    for kind, status in (
+        (BadQuery, 400),
+        (BadRetention, 400),
+        (Empty, 404),
+        (NobodyWaits, 499),
+        (StoreUnavailable, 503),
+    ):
         app.add_exception_handler(kind, _answer_with(status))
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
@@ -102,6 +126,7 @@ def _attach(app: FastAPI, store: Store, options: ServerOptions) -> None:
     app.state.store = store
     app.state.queries = Queries(store)
     app.state.writer = Writer(store, options.commit_seconds, keep=options.retention)
+    app.state.upkeep = Upkeep(store, app.state.writer)
     app.state.captures = Captures(store)
     app.state.rejected = Counter()
     app.state.parsing = asyncio.Semaphore(ingest.PARSING_AT_ONCE)
@@ -150,6 +175,7 @@ def serve(options: ServerOptions, *, user: str | None = None, ready: Callable[[s
                 server.on_shutdown = app.state.captures.close
                 server.on_ready = lambda: ready(f"http://{shown}:{port}/") if ready else None
                 asyncio.run(server.serve([listener]))
+                app.state.upkeep.close()
                 app.state.writer.close()
             finally:
                 store.close()

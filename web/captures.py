@@ -11,8 +11,10 @@ import logging
 import secrets
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final
+from functools import partial
+from typing import Final, ParamSpec, TypeVar
 
 from profiler.capture_protocol import MOST_AT_ONCE, Request
 from profiler.capture_protocol import Report as AgentReport
@@ -33,6 +35,9 @@ _SILENT: Final = "The agent has not been heard of since then"
 _LOOK_SECONDS: Final = 1.0
 
 log = logging.getLogger("pilotlight.captures")
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
 
 
 class TooMany(Exception):
@@ -74,7 +79,7 @@ class Captures:
 
     async def hosts(self) -> list[str]:
         """Hosts that can be captured: those whose agents ask, and those that pushed within a day."""
-        pushed = await asyncio.to_thread(stored.known_hosts, self._store, time.time() - _KNOWN_HOSTS_S)
+        pushed = await _in_store(stored.known_hosts, self._store, time.time() - _KNOWN_HOSTS_S)
         return sorted({*pushed, *self.listening()})
 
     def listening(self) -> set[str]:
@@ -102,7 +107,7 @@ class Captures:
         )
         self._active[capture.id] = capture
         try:
-            await asyncio.to_thread(stored.save, self._store, capture)
+            await _in_store(stored.save, self._store, capture)
         except StoreUnavailable:
             del self._active[capture.id]
             raise
@@ -110,11 +115,11 @@ class Captures:
         return capture
 
     async def find(self, id: str) -> Capture | None:
-        return self._active.get(id) or await asyncio.to_thread(stored.find, self._store, id)
+        return self._active.get(id) or await _in_store(stored.find, self._store, id)
 
     async def latest(self, most: int) -> list[Capture]:
         """The newest captures, newest first."""
-        found = await asyncio.to_thread(stored.latest, self._store, most)
+        found = await _in_store(stored.latest, self._store, most)
         return [self._active.get(capture.id, capture) for capture in found]
 
     async def cancel(self, id: str) -> Capture | None:
@@ -186,7 +191,7 @@ class Captures:
                 return
             self._heard[capture.id] = time.monotonic()
             if report.profile is not None:
-                await asyncio.to_thread(stored.save_profile, self._store, capture.id, report.profile)
+                await _in_store(stored.save_profile, self._store, capture.id, report.profile)
             await self._keep(_after(capture, agent, report))
 
     # By themselves
@@ -231,7 +236,7 @@ class Captures:
     async def _keep(self, capture: Capture) -> Capture:
         before = self._active.get(capture.id)
         if before is None or _lasting(before) != _lasting(capture):
-            await asyncio.to_thread(stored.save, self._store, capture)
+            await _in_store(stored.save, self._store, capture)
         if capture.state.over:
             self._forget(capture.id)
         else:
@@ -276,6 +281,11 @@ def _after(capture: Capture, agent: Agent, report: AgentReport) -> Capture:
 def _lasting(capture: Capture) -> tuple[object, ...]:
     """What must survive the server; progress comes again with the next report."""
     return capture.state, capture.cancel, capture.profiled, capture.agent, capture.epoch
+
+
+async def _in_store(function: Callable[P, Result], *arguments: P.args, **named: P.kwargs) -> Result:
+    """Runs it in a thread that knows of nobody who asks: what a client began goes on when it has gone (asking.py)."""
+    return await asyncio.get_running_loop().run_in_executor(None, partial(function, *arguments, **named))
 
 
 async def _within(seconds: float, event: asyncio.Event) -> None:

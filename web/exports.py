@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
+from fastapi import Request
 from fastapi.responses import Response
 
 from profiler.accounting import account_lines
 from profiler.formats.by_extension import WRITERS
 from web import urls
-from web.flamegraph.calltree import build_tree
-from web.flamegraph.svg import Caption, write_svg
+from web.flamegraph.svg import MOST_NODES, Caption, write_svg
+from web.selected import conditional, sent
 from web.store.queries import Overview, Queries, host_title, rates_title
 from web.store.selection import Selection, rfc3339
+from web.store.store import BadQuery
 
 MEDIA_TYPES: Final = {
     "svg": "image/svg+xml",
@@ -25,24 +28,30 @@ MEDIA_TYPES: Final = {
 _CPU_EVENTS: Final = ("cpu", "cycles", "task-clock", "instructions")
 
 
-def export(queries: Queries, selection: Selection, extension: str) -> Response:
-    """A selection in one format. Raises Empty, and MixedRates where its windows cannot be added up."""
-    selection = queries.resolve(selection)
-    if extension == "svg":
-        body = picture(queries, selection)
-    else:
-        body = WRITERS["." + extension](queries.profile(selection))
-    headers = {}
-    if extension != "svg":
-        host = re.sub(r"[^A-Za-z0-9._-]+", "-", selection.value("host") or "all")[:60]
-        name = f"{host}-{rfc3339(selection.since).replace(':', '')}.{extension}"
-        headers["content-disposition"] = f'attachment; filename="{name}"'
-    return Response(body, media_type=MEDIA_TYPES[extension], headers=headers)
+def export(request: Request, selection: Selection, extension: str, group_by: Sequence[str] = ()) -> Response:
+    """A selection in one format. Raises Empty, MixedRates where its windows cannot be added up, BadQuery."""
+    queries: Queries = request.app.state.queries
+    if group_by and extension != "svg":
+        raise BadQuery("only a picture can be grouped: choose format=svg, or ask /api/v1/tree")
+
+    def answer() -> Response:
+        resolved = queries.resolve(selection)
+        if extension == "svg":
+            return sent(picture(queries, resolved, group_by), MEDIA_TYPES[extension])
+        host = re.sub(r"[^A-Za-z0-9._-]+", "-", resolved.value("host") or "all")[:60]
+        name = f"{host}-{rfc3339(resolved.since).replace(':', '')}.{extension}"
+        return sent(
+            WRITERS["." + extension](queries.profile(resolved)),
+            MEDIA_TYPES[extension],
+            {"content-disposition": f'attachment; filename="{name}"'},
+        )
+
+    return conditional(request, [selection], answer)
 
 
-def picture(queries: Queries, selection: Selection) -> bytes:
-    table, overview = queries.stack_table(selection)
-    return write_svg(build_tree(table), caption(overview, selection), script_href=urls.static("flamegraph.js"))
+def picture(queries: Queries, selection: Selection, group_by: Sequence[str] = ()) -> bytes:
+    tree, overview = queries.tree(selection, group_by, MOST_NODES)
+    return write_svg(tree, caption(overview, selection), script_href=urls.static("flamegraph.js"))
 
 
 def caption(overview: Overview, selection: Selection) -> Caption:
@@ -52,7 +61,7 @@ def caption(overview: Overview, selection: Selection) -> Caption:
     notes = account_lines(overview.accounting)
     return Caption(
         title=f"{host_title(overview.hosts)} · {overview.event}" + (f" · {filters}" if filters else ""),
-        subtitle=f"{rfc3339(start)} to {rfc3339(end)}, {rates}",
+        subtitle=f"{rfc3339(start)} to {rfc3339(end)}, {rates}" + (", by the hour" if selection.by_hour else ""),
         notes=notes if len(overview.rates) == 1 else (*notes, f"rates: counted as {rates}"),
         background="cpu" if overview.event.startswith(_CPU_EVENTS) else "other",
         seconds_per_sample=1 / overview.hz,

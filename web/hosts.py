@@ -9,12 +9,12 @@ from typing import Any, Final
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
-from profiler.formats.json import accounting_object
 from profiler.model import Accounting
 from web import unwinding, urls
 from web.assets import render
 from web.charts import chart
 from web.contexts import Choice, HostPage, HostRow, HostsPage, Share, Trend
+from web.selected import accounting_dict
 from web.store.queries import Empty, MixedRates, Overview, Queries, rates_title
 from web.store.selection import Selection, parse, parse_time, rfc3339
 
@@ -177,15 +177,6 @@ def _trends(queries: Queries, selection: Selection, step: int) -> list[Trend]:
             picture = chart(dict(points), selection, _SPARK, highest, step)
             trends.append(Trend(name, unit, points[-1][1], highest, picture, points))
     return trends
-
-
-def accounting_dict(accounting: Accounting) -> dict[str, Any]:
-    """The accounting as JSON, with what follows from it."""
-    return {
-        **accounting_object(accounting),
-        "lost_total": accounting.lost_total,
-        "missed": accounting.missed,
-    }
 
 
 def _named(since: str, until: str) -> str:

@@ -34,7 +34,7 @@ def flamegraph_twin(request: Request, extension: str) -> Response:
         known = ", ".join("." + twin for twin in urls.TWINS)
         return JSONResponse({"error": f"no format .{extension[:40]}; there are {known}"}, 404)
     selection = parse(request.query_params.multi_items(), default_since=_FLAMEGRAPH_SINCE)
-    return export(request.app.state.queries, selection, extension)
+    return export(request, selection, extension)
 
 
 def _flamegraph(request: Request) -> FlamegraphPage:

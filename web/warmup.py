@@ -23,6 +23,10 @@ from web.flamegraph.calltree import build_tree
 from web.flamegraph.svg import Caption, write_svg
 from web.ingest import decompress
 from web.store import stacks
+from web.store.ragged import Ragged
+from web.store.stackcache import Stacks
+from web.store.sums import Sums
+from web.store.tree import tree_of
 
 # Loaded by the store's clients and the web framework no sooner than at first use.
 _MODULES: Final = (
@@ -102,8 +106,21 @@ def _profile() -> None:
     read_otlp(write_otlp(profile, PushIdentity("agent", 1, 1)), "host")
     read_otlp_json(b"{}", "host")
     decompress(gzip.compress(b"x"), "gzip", 10)
-    distinct = stacks.Stacks(np.array([1], np.uint64), np.array([0]), np.array([0, 1]), [location])
-    groups = [stacks.Group("p", "t", np.array([1], np.uint64), np.array([1], np.uint64))]
-    stacks.table_of(groups, distinct)
-    stacks.count_frames(groups, distinct)
+    one, none = Ragged(np.array([0], np.int32), np.array([0]), np.array([1])), np.zeros(2, np.int32)
+    distinct = Stacks(
+        np.array([1], np.uint64),
+        one,
+        one,
+        [location],
+        list(location.frames),
+        [""] * 2,
+        none,
+        none,
+        [0],
+    )
+    counts = np.array([1])
+    sums = Sums([("p", "t")], np.array([0]), np.array([0]), np.array([1], np.uint64), counts)
+    stacks.table_of(sums, distinct)
+    stacks.count_frames(sums, distinct)
+    tree_of(sums, distinct, 1)
     np.unique(np.array([2, 1], np.uint64), return_inverse=True)

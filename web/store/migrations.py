@@ -11,6 +11,7 @@ A migration is never edited after it was released, nor does it use schema.sql, w
 from __future__ import annotations
 
 import logging
+import sys
 from typing import Any, Final
 
 from clickhouse_connect.driver.client import Client
@@ -24,6 +25,7 @@ MIGRATIONS: Final = {version: text_of(f"migration_{version}.sql") for version in
 _VERSIONS: Final = """CREATE TABLE IF NOT EXISTS versions (version UInt32, at DateTime('UTC') DEFAULT now())
 ENGINE = MergeTree ORDER BY version SETTINGS fsync_after_insert = 1, fsync_part_directory = 1;
 """
+_NOTE: Final = "INSERT INTO versions (version) VALUES ({:d})"
 # A store's whole history may pass through: no limit of time, and days by the hundred in one insert.
 _PATIENT: Final[dict[str, Any]] = {"max_execution_time": 0, "max_partitions_per_insert_block": 0}
 
@@ -49,6 +51,8 @@ def bring_up(client: Client, database: str, cluster: str = "") -> None:
             f"it was written by a newer pilotlight (its schema is version {versions}, this one knows {VERSION}):"
             " use that one"
         )
+    if cluster and "samples" in engines and not versions:
+        raise CannotBringUp("its version is not noted: run the script that makes a cluster's tables as a whole")
     for statement in statements(_VERSIONS, database, cluster):
         client.command(statement)
     if not versions and "samples" not in engines:
@@ -64,5 +68,21 @@ def bring_up(client: Client, database: str, cluster: str = "") -> None:
         client.command(statement)
 
 
+def cluster_script(database: str, cluster: str) -> str:
+    """What bring_up() says to a new cluster, for operators who make tables themselves."""
+    made = [
+        f"CREATE DATABASE IF NOT EXISTS {database} ON CLUSTER '{cluster}' ENGINE = Atomic",
+        f"USE {database}",
+        *statements(_VERSIONS, database, cluster),
+        _NOTE.format(VERSION),
+        *statements(SCHEMA, database, cluster),
+    ]
+    return "".join(f"{statement};\n\n" for statement in made)
+
+
 def _note(client: Client, version: int) -> None:
-    client.command(f"INSERT INTO versions (version) VALUES ({version:d})")
+    client.command(_NOTE.format(version))
+
+
+if __name__ == "__main__":
+    print(cluster_script(*sys.argv[1:]), end="")

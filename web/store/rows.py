@@ -123,6 +123,28 @@ PUSHES: Final = Table(
 )
 
 
+FUNCTIONS: Final = Table(
+    "functions",
+    {"id": "UInt64", "name": "String", "file": "String", "binary": _STRING, "kind": _STRING, "seen": "Date"},
+)
+FUNCTIONS_1H: Final = Table(
+    "functions_1h",
+    {
+        "t": "DateTime('UTC')",
+        "host": _STRING,
+        "event": _STRING,
+        "hz": "UInt32",
+        "label_set": "UInt64",
+        "service": _STRING,
+        "function": "UInt64",
+        "self": "UInt64",
+        "total": "UInt64",
+        "made": "UInt64",
+    },
+)
+FUNCTION_HOURS: Final = Table("function_hours", {"t": "DateTime('UTC')", "made": "UInt64", "samples": "UInt64"})
+
+
 @dataclass(slots=True)
 class Known:
     """Ids of stacks, locations and label sets that the store was given today, so that they are not sent again.

@@ -176,7 +176,7 @@ SETTINGS old_parts_lifetime = 60,
     materialize_ttl_recalculate_only = 1;
 
 -- Samples by minute, for pictures over time. Rows of the same key may not be merged yet: always sum(). Not by thread:
--- that would be twice the rows, for a question that stacks_1h answers.
+-- that would be several times the rows, for a question that samples and stacks_1h answer.
 CREATE TABLE IF NOT EXISTS series_1m
 (
     t         DateTime('UTC') CODEC(Delta, ZSTD(1)),
@@ -203,7 +203,8 @@ FROM samples
 GROUP BY t, host, event, hz, label_set, service, container, process;
 
 -- Samples by hour, whole stacks with all that they can be chosen by but the pid; `t` is the start of the hour. Rows of
--- the same key may not be merged yet: always sum().
+-- the same key may not be merged yet: always sum(). Hosts come before stacks, so that a host's history is read alone,
+-- however many hosts there are; stacks first would be a third of the bytes.
 CREATE TABLE IF NOT EXISTS stacks_1h
 (
     t         DateTime('UTC') CODEC(Delta, ZSTD(1)),
@@ -238,6 +239,7 @@ CREATE TABLE IF NOT EXISTS functions
 (
     id     UInt64,
     name   String CODEC(ZSTD(1)),
+    file   String CODEC(ZSTD(1)),
     binary LowCardinality(String) CODEC(ZSTD(1)),
     kind   LowCardinality(String) CODEC(ZSTD(1)),
     seen   Date CODEC(ZSTD(1))
@@ -274,7 +276,7 @@ SETTINGS ttl_only_drop_parts = 1, old_parts_lifetime = 60,
     fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1,
     materialize_ttl_recalculate_only = 1;
 
--- The hours that are in functions_1h, and the samples of stacks_1h (all of the hour, unweighed) that they were made from.
+-- The hours that are in functions_1h, and the samples (all of the hour, unweighed) that they were made from.
 CREATE TABLE IF NOT EXISTS function_hours
 (
     t       DateTime('UTC') CODEC(Delta, ZSTD(1)),

@@ -13,10 +13,15 @@ from web.store.store import BadQuery
 
 WINDOW_LABELS: Final = ("host", "event", "hz")
 SAMPLE_LABELS: Final = ("service", "container", "pid", "comm", "process", "thread")
-LABELS: Final = (*WINDOW_LABELS, *SAMPLE_LABELS)
+LABELS: Final = (*WINDOW_LABELS, *SAMPLE_LABELS)  # those of each profile; any other is one that a user added
 _NUMBERS: Final = ("pid", "hz")
 
-_MATCHER: Final = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_.]*)\s*(=~|!~|!=|=)(.*)", re.DOTALL)
+MAX_VALUE: Final = 4096  # characters of a label's value, or of a regular expression
+MAX_MATCHERS: Final = 32
+MAX_GROUP_BY: Final = 4
+_NOTHING: Final = "''"  # in SQL
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]{0,199}")
+_MATCHER: Final = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_./-]{0,199})\s*(=~|!~|!=|=)(.*)", re.DOTALL)
 _RELATIVE: Final = re.compile(r"now(?:-(\d{1,6})([smhdw]))?")
 _UNIT_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 LAST_S: Final = (1 << 32) - 1  # what the store's times can hold
@@ -34,17 +39,30 @@ class Matcher:
         return f"{self.label}{self.operator}{self.value}"
 
     @property
+    def is_regex(self) -> bool:
+        return self.operator.endswith("~")
+
+    @property
+    def is_negative(self) -> bool:
+        return self.operator.startswith("!")
+
+    @property
     def regex(self) -> str:
         return f"^(?s:{self.value})$"
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Windows that start in [since, until), in seconds since the epoch, and the samples in them that match."""
+    """Windows that start in [since, until), in seconds since the epoch, and the samples in them that match.
+
+    `by_hour`: some of them are so old that of their samples only sums by hour are left, without pids. Their range is
+    of whole hours then.
+    """
 
     since: int
     until: int
     matchers: tuple[Matcher, ...] = ()
+    by_hour: bool = False
 
     @property
     def filters_samples(self) -> bool:
@@ -57,20 +75,28 @@ class Selection:
                 return matcher.value
         return None
 
+    @property
+    def of_windows(self) -> Selection:
+        """The same windows, with all of their samples."""
+        return replace(self, matchers=tuple(m for m in self.matchers if m.label not in SAMPLE_LABELS))
+
     def also(self, label: str, value: str) -> Selection:
         return replace(self, matchers=(*self.matchers, Matcher(label, "=", value)))
 
-    def where(self, horizon: int | None, *, samples: bool, time: str = "ts") -> tuple[str, dict[str, Any]]:
+    def where(
+        self, horizon: int | None, *, samples: bool, time: str = "ts", prefix: str = ""
+    ) -> tuple[str, dict[str, Any]]:
         """The condition on table samples (or windows, which know nothing of sample labels) and its parameters.
 
-        `horizon` is the newest batch to be seen; None for a table without batches, whose column of times
-        is named by `time`.
+        `horizon` is the newest batch to be seen; None for a table without batches (the rollups, which have the columns
+        of samples but for those that they do not keep), whose column of times is named by `time`. The parameters of
+        the range begin with `prefix`, so that two ranges of the same selection fit into one query.
         """
         terms = [
-            f"{time} >= toDateTime({{since:UInt32}}, 'UTC')",
-            f"{time} < toDateTime({{until:UInt32}}, 'UTC')",
+            f"{time} >= toDateTime({{{prefix}since:UInt32}}, 'UTC')",
+            f"{time} < toDateTime({{{prefix}until:UInt32}}, 'UTC')",
         ]
-        parameters: dict[str, Any] = {"since": self.since, "until": self.until}
+        parameters: dict[str, Any] = {f"{prefix}since": self.since, f"{prefix}until": self.until}
         if horizon is not None:
             terms.append("batch <= {horizon:UInt32}")
             parameters["horizon"] = horizon
@@ -78,9 +104,12 @@ class Selection:
             if not samples and matcher.label in SAMPLE_LABELS:
                 continue
             name = f"m{number}"
-            terms.append(_term(matcher, name))
-            regular = matcher.operator.endswith("~")
-            parameters[name] = matcher.regex if regular else matcher.value
+            parameters[name] = matcher.regex if matcher.is_regex else matcher.value
+            if matcher.label in LABELS:
+                terms.append(_term(matcher, name))
+            else:
+                parameters[f"{name}l"] = matcher.label
+                terms.append(_term_of_user_label(matcher, name, samples=samples))
         return " AND ".join(terms), parameters
 
 
@@ -88,15 +117,30 @@ def _term(matcher: Matcher, name: str) -> str:
     columns = ("process", "thread") if matcher.label == "comm" else (matcher.label,)
     tests = []
     for column in columns:
-        text = f"toString({column})" if column in _NUMBERS else column
-        if matcher.operator.endswith("~"):
-            tests.append(f"match({text}, {{{name}:String}})")
-        elif column in _NUMBERS:
+        if column in _NUMBERS and not matcher.is_regex:
             tests.append(f"{column} = toUInt32({{{name}:String}})")
         else:
-            tests.append(f"{column} = {{{name}:String}}")
+            tests.append(_test(f"toString({column})" if column in _NUMBERS else column, matcher, name))
     either = f"({' OR '.join(tests)})"
-    return f"NOT {either}" if matcher.operator.startswith("!") else either
+    return f"NOT {either}" if matcher.is_negative else either
+
+
+def _term_of_user_label(matcher: Matcher, name: str, *, samples: bool) -> str:
+    """On windows, whose labels are beside them; on samples and rollups, which have the id of their set of labels.
+
+    A profile without the label is one where it is empty, as everywhere in the field.
+    """
+    value = f"labels[{{{name}l:String}}]"
+    if samples:
+        sets = f"SELECT id FROM label_sets WHERE {_test(value, matcher, name)}"
+        fits = f"(label_set IN ({sets}) OR (label_set = 0 AND {_test(_NOTHING, matcher, name)}))"
+    else:
+        fits = _test(value, matcher, name)
+    return f"NOT {fits}" if matcher.is_negative else fits
+
+
+def _test(value: str, matcher: Matcher, name: str) -> str:
+    return f"match({value}, {{{name}:String}})" if matcher.is_regex else f"{value} = {{{name}:String}}"
 
 
 def parse(query: Sequence[tuple[str, str]], *, default_since: str = "now-1h", now: float | None = None) -> Selection:
@@ -114,19 +158,23 @@ def parse(query: Sequence[tuple[str, str]], *, default_since: str = "now-1h", no
         raise BadQuery("`from` must be earlier than `until`")
     matchers = [Matcher(label, "=", first[label]) for label in ("host", "event", "comm") if first.get(label)]
     matchers += [parse_matcher(value) for key, value in query if key == "q" and value.strip()]
-    if len(matchers) > 32:
-        raise BadQuery("more than 32 selectors; combine them with a regular expression (=~)")
+    if len(matchers) > MAX_MATCHERS:
+        raise BadQuery(f"more than {MAX_MATCHERS} selectors; combine them with a regular expression (=~)")
+    for matcher in matchers:
+        if len(matcher.value) > MAX_VALUE:
+            raise BadQuery(f"the value of {matcher.label} is longer than {MAX_VALUE:,} characters")
     return Selection(since, until, tuple(dict.fromkeys(matchers)))
 
 
 def parse_matcher(text: str) -> Matcher:
-    """`label=value`, `label!=value`, `label=~regex` or `label!~regex`. Raises BadQuery."""
+    """`label=value`, `label!=value`, `label=~regex` or `label!~regex`. Raises BadQuery.
+
+    A name that is not in LABELS is of a label that a user added; whether there is one, the store knows.
+    """
     found = _MATCHER.fullmatch(text)
     if not found:
         raise BadQuery(f"q={_short(text)} is no selector: write label=value, with =, !=, =~ or !~")
     label, operator, value = found.groups()
-    if label not in LABELS:
-        raise BadQuery(f"unknown label {_short(label)}; known are {', '.join(LABELS)}")
     if label in _NUMBERS and not operator.endswith("~"):
         if not re.fullmatch(r"[0-9]{1,10}", value) or int(value) > 0xFFFFFFFF:
             raise BadQuery(f"{label} must be a whole number, not {_short(value)}")
@@ -177,4 +225,18 @@ def as_mapping(selection: Selection) -> Mapping[str, Any]:
         "from": rfc3339(selection.since),
         "until": rfc3339(selection.until),
         "q": [str(matcher) for matcher in selection.matchers],
+        **({"resolution": "1h"} if selection.by_hour else {}),
     }
+
+
+def parse_group_by(text: str) -> tuple[str, ...]:
+    """`label[,label]` as the labels to group by. Raises BadQuery."""
+    labels = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if len(labels) > MAX_GROUP_BY:
+        raise BadQuery(f"more than {MAX_GROUP_BY} labels to group by")
+    for label in labels:
+        if label == "comm":
+            raise BadQuery("comm is the name of a process or of a thread: group by process, or by thread")
+        if not _NAME.fullmatch(label):
+            raise BadQuery(f"{_short(label)} is no label to group by")
+    return labels

@@ -1,38 +1,25 @@
-"""Stacks out of the store: sums in SQL, then arrays; a StackTable for pictures, a Profile for exports."""
+"""Stacks out of the store: a StackTable for pictures, counts of functions, a Profile's samples for exports."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from profiler.model import NumberedFrames, Sample, StackTable, bases, common_rate
-from symbolizer.types import Frame, Kind, Location
-from web.store.locations import Locations
+from profiler.model import NumberedFrames, Sample, StackTable
+from symbolizer.types import Kind, Location
+from web.store.ragged import Ragged, csr
 from web.store.selection import Selection
-from web.store.store import Store, StoreUnavailable
+from web.store.stackcache import Ids, StackCache, Stacks
+from web.store.store import BadQuery, Store
+from web.store.sums import NO_HOURS, Sums, source_of, weighed, whole_hours
+from web.store.tree import begins_of
 
-Ids = NDArray[np.uint64]
-
-
-@dataclass(frozen=True, slots=True)
-class Stacks:
-    """Distinct stacks of a selection: stack i has `locations[j] for j in index[offsets[i]:offsets[i + 1]]`,
-    leaf first, and the id `ids[i]` (ascending)."""
-
-    ids: Ids
-    index: NDArray[np.int64]
-    offsets: NDArray[np.int64]
-    locations: list[Location]
-
-    def rows_of(self, ids: Ids) -> NDArray[np.int64]:
-        places = np.searchsorted(self.ids, ids)
-        if len(ids) and not (len(self.ids) and np.array_equal(self.ids.take(places, mode="clip"), ids)):
-            raise StoreUnavailable("the store holds samples of stacks that are missing from it")
-        return places
+BASES: Final = ("process", "thread")
+MAX_ENTRIES: Final = 80_000_000  # frames of all stacks of one table; each takes some 30 bytes on the way
+MAX_SAMPLES: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,103 +30,67 @@ class FrameCounts:
     unknown: Mapping[str, int]
 
 
-def fetch_stacks(store: Store, selection: Selection, horizon: int, locations: Locations) -> Stacks:
-    where, parameters = selection.where(horizon, samples=True)
-    answer = store.raw(
-        "SELECT groupArray(id), groupArray(toUInt32(length(locations))), groupArrayArray(locations)"
-        " FROM (SELECT id, locations FROM stacks"
-        f" WHERE id IN (SELECT stack FROM samples WHERE {where}) ORDER BY id LIMIT 1 BY id)",
-        parameters,
-    )
-    ids: Ids = answer.array(np.uint64)
-    lengths = answer.array(np.uint32)
-    flat = answer.array(np.uint64)
-    order = np.argsort(ids, kind="stable")
-    flat, offsets = gather(flat, csr(lengths), order)
-    distinct, index = np.unique(flat, return_inverse=True)
-    return Stacks(ids[order], index.astype(np.int64), offsets, locations.get(distinct.tolist()))
+def stacks_of(cache: StackCache, sums: Sums) -> Stacks:
+    return cache.get(distinct(sums.stacks))
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Counts of stacks below one process and thread name: counts[i] of the stack with the id stacks[i]."""
-
-    process: str
-    thread: str
-    stacks: Ids
-    counts: NDArray[np.uint64]
+def distinct(ids: Ids) -> Ids:
+    """Each id once, ascending."""
+    ids = np.sort(ids)
+    return ids[np.concatenate(([True], ids[1:] != ids[:-1]))] if len(ids) else ids
 
 
-def weighed(column: str, rates: Sequence[int]) -> str:
-    """SQL for a count in `column`, taken at its row's `hz`, at the common rate of all `rates` (see common_rate)."""
-    rate = common_rate(rates)
-    if rate is None:
-        raise ValueError(f"no common rate of {rates}")
-    return column if set(rates) == {rate} else f"{column} * intDiv({rate}, hz)"
+def table_of(sums: Sums, stacks: Stacks) -> StackTable:
+    """Every stack on the names of its key, see tree.begins_of."""
+    names = NumberedFrames()
+    begins = [[names.number(frame, "") for frame in begin] for begin in begins_of(sums.keys)]
+    base = Ragged(
+        np.array([number for begin in begins for number in begin], np.int32),
+        csr(np.fromiter(map(len, begins), np.int64, len(begins)))[:-1],
+        np.fromiter(map(len, begins), np.int64, len(begins)),
+    ).take(sums.key)
+    of = stacks.frames.take(stacks.rows_of(sums.stacks))
+    lengths = base.length + of.length
+    offsets = csr(lengths)
+    if int(offsets[-1]) > MAX_ENTRIES:
+        raise BadQuery(
+            "these are more stacks than can be merged at once: choose a shorter range, one host or one service"
+        )
 
-
-def fetch_groups(store: Store, selection: Selection, horizon: int, rates: Sequence[int]) -> list[Group]:
-    """The counts of a selection's stacks, at the common rate of `rates`: those of its windows."""
-    where, parameters = selection.where(horizon, samples=True)
-    answer = store.raw(
-        "SELECT process, thread, groupArray(stack), groupArray(count) FROM"
-        " (SELECT toString(process) AS process, toString(thread) AS thread, stack, sum(weight) AS count"
-        f" FROM (SELECT process, thread, stack, {weighed('value', rates)} AS weight FROM samples WHERE {where})"
-        " GROUP BY process, thread, stack)"
-        " GROUP BY process, thread ORDER BY process, thread",
-        parameters,
-    )
-    groups = []
-    while answer.more:
-        groups.append(Group(answer.string(), answer.string(), answer.array(np.uint64), answer.array(np.uint64)))
-    return groups
-
-
-def table_of(groups: list[Group], stacks: Stacks) -> StackTable:
-    """Every group's stacks below its process's name, and its thread's where that differs."""
-    frames = NumberedFrames()
-
-    # Each location's frames, root first.
-    of_location = [
-        [frames.number(frame, location.binary.path if location.binary else "") for frame in reversed(location.frames)]
-        for location in stacks.locations
-    ]
-    location_offsets = csr(np.fromiter(map(len, of_location), np.int64, len(of_location)))
-    location_frames = np.fromiter((frame for of in of_location for frame in of), np.int64)
-
-    # Each distinct stack's frames, root first: turn the locations round, then put their frames in place.
-    stack_of = np.repeat(np.arange(len(stacks.ids)), np.diff(stacks.offsets))
-    backwards = (stacks.offsets[:-1] + stacks.offsets[1:] - 1)[stack_of] - np.arange(len(stacks.index))
-    flat, entry_offsets = gather(location_frames, location_offsets, stacks.index[backwards])
-    frame_offsets = entry_offsets[stacks.offsets]
-
-    # Each group's stacks, with the names they stand on before them.
-    parts: list[NDArray[np.int64]] = []
-    lengths: list[NDArray[np.int64]] = []
-    for group in groups:
-        names = np.array([frames.number(Frame(name, kind), "") for name, kind in bases(group.process, group.thread)])
-        inner, offsets = gather(flat, frame_offsets, stacks.rows_of(group.stacks))
-        parts.append(np.insert(inner, np.repeat(offsets[:-1], len(names)), np.tile(names, len(group.stacks))))
-        lengths.append(np.diff(offsets) + len(names))
+    # Frames that are used get numbers of their own after the names', so that a small table has a short list of them.
+    frames, _ = of.packed()
+    used = np.zeros(len(stacks.frame_list), bool)
+    used[frames] = True
+    chosen = np.flatnonzero(used)
+    number = np.zeros(len(used), np.uint32)
+    number[chosen] = np.arange(len(names.frames), len(names.frames) + len(chosen))
+    index = np.empty(int(offsets[-1]), np.uint32)
+    is_base = np.zeros(len(index), bool)
+    begin, _ = base.packed()
+    places = np.arange(len(begin)) + np.repeat(offsets[:-1] - csr(base.length)[:-1], base.length)
+    is_base[places] = True
+    index[places] = begin
+    index[~is_base] = number[frames]
     return StackTable(
-        frames.frames,
-        frames.binaries,
-        _joined(parts).astype(np.uint32),
-        csr(_joined(lengths)),
-        _joined([group.counts.astype(np.int64) for group in groups]),
+        names.frames + [stacks.frame_list[i] for i in chosen.tolist()],
+        names.binaries + [stacks.binaries[i] for i in chosen.tolist()],
+        index,
+        offsets,
+        sums.counts,
     )
 
 
-def count_frames(groups: list[Group], stacks: Stacks) -> FrameCounts:
+def count_frames(sums: Sums, stacks: Stacks) -> FrameCounts:
     weights = np.zeros(len(stacks.ids), np.int64)
-    for group in groups:
-        np.add.at(weights, stacks.rows_of(group.stacks), group.counts.astype(np.int64))
-    per_location = np.zeros(len(stacks.locations), np.int64)
-    np.add.at(per_location, stacks.index, np.repeat(weights, np.diff(stacks.offsets)))
+    np.add.at(weights, stacks.rows_of(sums.stacks), sums.counts)
+    numbers, _ = stacks.locations.packed()
+    per_location = np.zeros(len(stacks.known), np.int64)
+    np.add.at(per_location, numbers, np.repeat(weights, stacks.locations.length))
     named = 0
     unknown: dict[str, int] = {}
-    for location, weight in zip(stacks.locations, per_location.tolist(), strict=True):
-        for frame in location.frames:
+    used = np.flatnonzero(per_location)
+    for number, weight in zip(used.tolist(), per_location[used].tolist(), strict=True):
+        for frame in stacks.known[number].frames:
             if frame.kind is Kind.UNKNOWN:
                 reason = str(frame.reason or "")
                 unknown[reason] = unknown.get(reason, 0) + weight
@@ -149,46 +100,37 @@ def count_frames(groups: list[Group], stacks: Stacks) -> FrameCounts:
 
 
 def fetch_samples(
-    store: Store, selection: Selection, horizon: int, stacks: Stacks, rates: Sequence[int]
+    store: Store, cache: StackCache, selection: Selection, horizon: int, rates: Sequence[int], *, pids: bool
 ) -> tuple[Sample, ...]:
-    """One sample per stack, process, thread, pid, service and container, heaviest first; counts as in fetch_groups."""
-    where, parameters = selection.where(horizon, samples=True)
+    """One sample per stack, process, thread, pid, service and container, heaviest first; counts at the common rate.
+
+    Without `pids`, which the rollups don't have, every pid is 0.
+    """
+    plan = NO_HOURS if pids else whole_hours(selection, ())
+    pid = "pid" if pids else "toUInt32(0) AS pid"
+    source, parameters = source_of(
+        selection, horizon, plan, ("stack", pid, "process", "thread", "hz", "service", "container")
+    )
     rows = store.rows(
-        "SELECT stack, pid, process, thread, sum(weight) AS count, service, container"
-        f" FROM (SELECT stack, pid, process, thread, {weighed('value', rates)} AS weight, service, container"
-        f" FROM samples WHERE {where})"
-        " GROUP BY stack, pid, process, thread, service, container"
-        " ORDER BY count DESC, process, thread, pid, stack, service, container",
+        f"SELECT stack, pid, process, thread, sum({weighed('value', rates)}) AS count, service, container"
+        f" FROM ({source}) GROUP BY stack, pid, process, thread, service, container"
+        f" ORDER BY count DESC, process, thread, pid, stack, service, container LIMIT {MAX_SAMPLES + 1}",
         parameters,
     ).rows
-    places = stacks.rows_of(np.array([row[0] for row in rows], np.uint64)).tolist()
-    index, offsets, locations = stacks.index.tolist(), stacks.offsets.tolist(), stacks.locations
+    if len(rows) > MAX_SAMPLES:
+        raise BadQuery(
+            f"a profile of more than {MAX_SAMPLES:,} samples cannot be exported: choose a shorter range or one host"
+        )
+    ids = np.array([row[0] for row in rows], np.uint64)
+    stacks = cache.get(distinct(ids))
+    places = stacks.rows_of(ids).tolist()
+    flat, ends = stacks.locations.packed()
+    index, offsets, known = flat.tolist(), ends.tolist(), stacks.known
     made: dict[int, tuple[Location, ...]] = {}
     samples = []
     for place, row in zip(places, rows, strict=True):
         stack = made.get(place)
         if stack is None:
-            stack = made[place] = tuple(locations[j] for j in index[offsets[place] : offsets[place + 1]])
+            stack = made[place] = tuple(known[j] for j in index[offsets[place] : offsets[place + 1]])
         samples.append(Sample(stack, *row[1:]))
     return tuple(samples)
-
-
-def csr(lengths: NDArray[Any]) -> NDArray[np.int64]:
-    """Lengths of rows → where each begins, and where the last ends."""
-    offsets = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    return offsets
-
-
-def gather(
-    flat: NDArray[Any], offsets: NDArray[np.int64], rows: NDArray[Any]
-) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """The rows `rows` of the ragged array (flat, offsets), in that order, as a ragged array."""
-    lengths = np.diff(offsets)[rows]
-    result = csr(lengths)
-    places = np.arange(result[-1]) + np.repeat(offsets[:-1][rows] - result[:-1], lengths)
-    return flat[places], result
-
-
-def _joined(parts: list[NDArray[np.int64]]) -> NDArray[np.int64]:
-    return np.concatenate(parts) if parts else np.zeros(0, np.int64)

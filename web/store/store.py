@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
+from uuid import uuid4
 
 import clickhouse_connect
 from clickhouse_connect.driver._chdbclient import ChdbClient  # here, not at first use: see app.serve
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
+from web.store.asking import NobodyWaits, marked
 from web.store.migrations import CannotBringUp, bring_up
 from web.store.renamed import Renamed
 from web.store.rowbinary import RowBinary
@@ -45,6 +47,7 @@ _SETTINGS: Final = {
     "log_queries": 0,
     "prefer_column_name_to_alias": 1,
     "max_execution_time": 60,
+    "max_memory_usage": 700 << 20,  # so that one query leaves room for others
     "insert_deduplicate": 0,  # see writer.py
 }
 # An insert is done when a majority of a shard's replicas have it, and every read sees all that is done.
@@ -58,6 +61,8 @@ _ON_CLUSTER: Final = {
 
 _CANNOT_COMPILE_REGEXP: Final = 427
 _TOO_MUCH: Final = (159, 241)  # time and memory
+_CANCELLED: Final = 394
+_WAIT_S: Final = 30  # for a client that is free
 
 log = logging.getLogger("pilotlight.store")
 
@@ -113,6 +118,8 @@ class Store:
         self._idle: queue.LifoQueue[Client] = queue.LifoQueue()
         self._clients: list[Client] = []
         self._lock = threading.Lock()
+        self._ender: Client | None = None  # beside the pool, which is used up when it is needed most
+        self._ending = threading.Lock()
         self._closed = False
         parts = urlsplit(url)
         self._database = unquote(parts.path.strip("/")) if parts.scheme != "chdb" else ""
@@ -180,7 +187,10 @@ class Store:
                 room = len(self._clients) < READERS
             if room:
                 self._put(self._connect(self._database))
-            client = self._idle.get()
+            try:
+                client = self._idle.get(timeout=_WAIT_S)
+            except queue.Empty:
+                raise StoreUnavailable("too much is asked of the store at once: try again in a moment") from None
         try:
             yield client
         except ClickHouseError as error:
@@ -190,6 +200,8 @@ class Store:
                 raise BadQuery(
                     "this asks for more than the store may use at once: choose a shorter range, or one host"
                 ) from error
+            if getattr(error, "code", None) == _CANCELLED:
+                raise NobodyWaits("whoever asked has gone") from error
             log.error("%s", _reason(error))
             raise StoreUnavailable("the store cannot answer at the moment; the server's log says why") from error
         finally:
@@ -197,12 +209,24 @@ class Store:
 
     def rows(self, sql: str, parameters: dict[str, Any] | None = None) -> Rows:
         with self.client() as client:
-            result = client.query(sql, parameters=parameters)
+            result = client.query(marked(sql), parameters=parameters)
             return Rows(tuple(result.column_names), [tuple(row) for row in result.result_rows])
 
     def raw(self, sql: str, parameters: dict[str, Any] | None = None) -> RowBinary:
         with self.client() as client:
-            return RowBinary(client.raw_query(sql, parameters=parameters, fmt="RowBinary"))
+            return RowBinary(client.raw_query(marked(sql), parameters=parameters, fmt="RowBinary"))
+
+    def end(self, mark: str) -> None:
+        """End the queries that begin with `mark`, see asking.py. Raises StoreUnavailable."""
+        try:
+            with self._ending:
+                if self._ender is None:
+                    self._ender = self._connect(self._database)
+                self._ender.command(
+                    "KILL QUERY WHERE startsWith(query, {mark:String}) ASYNC", parameters={"mark": mark.rstrip()}
+                )
+        except ClickHouseError as error:
+            raise StoreUnavailable(f"cannot end a query: {_reason(error)}") from error
 
     def command(self, sql: str, parameters: dict[str, Any] | None = None) -> None:
         with self.client() as client:
@@ -229,7 +253,17 @@ class Store:
                 column_names=names,
                 column_type_names=types,
                 column_oriented=True,
+                settings=None if self.directory is not None else {"query_id": f"{self._inserts}{uuid4()}"},
             )
+
+    @property
+    def _inserts(self) -> str:
+        return f"insert into {self._database}: "
+
+    def end_inserts(self) -> None:
+        """End what a server may still be inserting for a client that is gone, and wait until it has."""
+        if self.directory is None:
+            self.command(f"KILL QUERY{self._everywhere} WHERE startsWith(initial_query_id, '{self._inserts}') SYNC")
 
     def create_statements(self) -> dict[str, str]:
         """How each table that holds rows was made, as the engine has it now."""
@@ -257,6 +291,9 @@ class Store:
         self._closed = True
         with self._lock:
             clients, self._clients = self._clients, []
+        with self._ending:
+            clients += [self._ender] if self._ender else []
+            self._ender = None
         for client in clients:
             with suppress(ClickHouseError, OSError):
                 client.close()

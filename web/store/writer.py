@@ -21,7 +21,8 @@ A push is known by (agent, epoch, sequence) and the sha256 of its body, looked u
 batch is written: the stored rows are the only memory there is, so a retry an hour or a restart later is
 still not doubled. The same sequence with another hash is refused. A body without an identity is taken
 for a retry if the same bytes came within `ANONYMOUS_WINDOW_S`. The engine's own insert deduplication is
-off: it would swallow a batch that was undone and comes again with the same content.
+off: it would swallow a batch that was undone and comes again with the same content. A server that is still busy
+with an insert of a writer that failed or died is told to end it before anything is undone: it would come after.
 
 Better names that come by themselves (`Names`) take part in a commit and need no batch of their own: they have no
 samples, and a retry writes the same rows again. So do the names of windows that tell more than a function's name: they
@@ -344,6 +345,7 @@ class Writer:
     def _undo(self) -> None:
         """Undo the batch that has begun and is not whole, if there is one; set the store's horizon."""
         store = self._store
+        store.end_inserts()
         whole = int(store.rows("SELECT max(batch) FROM pushes").rows[0][0])
         above = {"whole": whole}
         begun = store.rows("SELECT 1 FROM windows WHERE batch > {whole:UInt32} LIMIT 1", above).rows

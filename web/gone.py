@@ -1,0 +1,54 @@
+"""Ends what is computed for a client that has gone away: its queries in the engine, and what would follow them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from web.auth import App, Message, Receive, Scope, Send
+from web.store.asking import CURRENT, Asking
+from web.store.store import Store, StoreUnavailable
+
+_AGAIN_S: Final = 0.5
+
+
+class EndWhenGone:
+    """ASGI middleware, for GET alone: what is written is written, whoever waits for the answer."""
+
+    def __init__(self, app: App, store: Callable[[], Store]) -> None:
+        self._app = app
+        self._store = store
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "GET":
+            await self._app(scope, receive, send)
+            return
+        asking = Asking()
+        messages: asyncio.Queue[Message] = asyncio.Queue()
+        gone = asyncio.Event()
+
+        async def listen() -> None:
+            while not gone.is_set():
+                message = await receive()
+                messages.put_nowait(message)
+                if message["type"] == "http.disconnect":
+                    gone.set()
+
+        async def end() -> None:
+            await gone.wait()
+            asking.gone = True
+            while True:  # a query may have been on its way to the engine
+                with suppress(StoreUnavailable):
+                    await asyncio.to_thread(self._store().end, asking.mark)
+                await asyncio.sleep(_AGAIN_S)
+
+        tasks = [asyncio.create_task(listen()), asyncio.create_task(end())]
+        token = CURRENT.set(asking)
+        try:
+            await self._app(scope, messages.get, send)
+        finally:
+            CURRENT.reset(token)
+            for task in tasks:
+                task.cancel()

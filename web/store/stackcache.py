@@ -1,0 +1,285 @@
+"""Stacks by id, kept between queries as arrays of numbers, so that merging many of them is array work.
+
+A stack is kept twice: as the numbers of its locations, leaf first, and as the numbers of its frames, root first. What
+the numbers stand for is kept once. Better names may come for a location at any time (see locations.py): its frames are
+then read anew, and those of the stacks it is in.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from profiler.better_names import key_of, size
+from profiler.model import NumberedFrames
+from symbolizer.types import Frame, Location
+from web.store.locations import read_locations
+from web.store.ragged import Growing, Integers, Ragged, csr
+from web.store.renamed import Key
+from web.store.store import BadQuery, Store, StoreUnavailable
+
+Ids = NDArray[np.uint64]
+
+LIMIT: Final = 256 << 20  # bytes that are kept between queries
+MAX_STACKS: Final = 2_000_000  # of one query
+_AT_A_TIME: Final = 20_000
+_BY_ID: Final = 5_000
+_OBJECTS: Final = 400  # bytes of a location's Python objects, about, without its names
+
+
+@dataclass(frozen=True, slots=True)
+class Stacks:
+    """Distinct stacks of a selection, by id (ascending), as numbers of `known` (locations and frames).
+
+    `locations` is leaf first, `frames` root first. `frame_list`, `binaries` and `known` may hold more than is used.
+    Frame j belongs to the function of[j], which comes order[of[j]]-th by name, kind and binary, and first has the
+    frame of number function_frames[of[j]]; `of` and `order` are int32.
+    """
+
+    ids: Ids
+    locations: Ragged
+    frames: Ragged
+    known: list[Location]
+    frame_list: list[Frame]
+    binaries: list[str]
+    of: NDArray[np.int32]
+    order: NDArray[np.int32]
+    function_frames: list[int]
+
+    def rows_of(self, ids: Ids) -> Integers:
+        places = np.searchsorted(self.ids, ids)
+        if len(ids) and not (len(self.ids) and np.array_equal(self.ids.take(places, mode="clip"), ids)):
+            raise StoreUnavailable("the store holds samples of stacks that are missing from it")
+        return places
+
+
+class StackCache:
+    """Safe to use from any thread. Once it holds more than `limit` bytes it begins anew, with the next query."""
+
+    def __init__(self, store: Store, limit: int = LIMIT) -> None:
+        self._store = store
+        self._limit = limit
+        self._lock = threading.Lock()  # for what is below, which is changed by one at a time
+        self._loading = threading.Lock()  # so that many who miss the same read it once
+        self._as_of = store.renamed.number
+        self._clear()
+
+    def _clear(self) -> None:
+        self._ids: Ids = np.empty(0, np.uint64)
+        self._rows: Integers = np.empty(0, np.int64)
+        self._location_numbers, self._frame_numbers = Growing(), Growing()
+        nothing = Ragged(np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.int64))
+        self._locations = self._frames = nothing
+        self._frames_of_locations = nothing
+        self._location_frames = Growing()
+        self._numbered = NumberedFrames()
+        self._known: list[Location] = []
+        self._id_of: list[int] = []
+        self._number_of: dict[int, int] = {}
+        self._by_key: dict[Key, list[int]] = {}
+        self._stale: set[int] = set()
+        self._objects = 0
+        self._functions: dict[tuple[str, str, str], int] = {}
+        self._function_frames: list[int] = []
+        self._sorted: list[tuple[tuple[str, str, str], int]] = []
+        self._of = self._order = np.empty(0, np.int32)
+
+    @property
+    def nbytes(self) -> int:
+        """About how much is kept."""
+        arrays = (self._ids, self._rows, self._locations, self._frames, self._frames_of_locations)
+        return sum(array.nbytes for array in arrays) + self._objects
+
+    def get(self, ids: Ids) -> Stacks:
+        """The stacks of `ids`, which ascend. Raises BadQuery where they are too many, StoreUnavailable."""
+        if len(ids) > MAX_STACKS:
+            raise BadQuery(
+                f"this is more than {MAX_STACKS:,} distinct stacks: choose a shorter range, one host or one service"
+            )
+        with self._lock:
+            self._mark_renamed()
+            if not self._stale and not len(self._missing(ids)):
+                return self._chosen(ids)
+        with self._loading:
+            with self._lock:
+                self._mark_renamed()
+                missing, stale, as_of = self._missing(ids), sorted(self._stale), self._as_of
+            self._load(missing, stale, as_of)
+            with self._lock:
+                chosen = self._chosen(ids)
+                if self.nbytes > self._limit:
+                    self._clear()
+                return chosen
+
+    def _missing(self, ids: Ids) -> Ids:
+        if not len(self._ids):
+            return ids
+        known: NDArray[np.bool_] = self._ids.take(np.searchsorted(self._ids, ids), mode="clip") == ids
+        return ids[~known]
+
+    def _chosen(self, ids: Ids) -> Stacks:
+        rows = self._rows[np.searchsorted(self._ids, ids)]
+        self._number_functions()
+        return Stacks(
+            ids,
+            self._locations.take(rows),
+            self._frames.take(rows),
+            self._known,
+            self._numbered.frames,
+            self._numbered.binaries,
+            self._of,
+            self._order,
+            self._function_frames,
+        )
+
+    def _number_functions(self) -> None:
+        """Bring `of` and `order` up to the frames there are; arrays that were given out stay as they are."""
+        first = len(self._of)
+        if first == len(self._numbered.frames):
+            return
+        new = []
+        for j in range(first, len(self._numbered.frames)):
+            frame = self._numbered.frames[j]
+            key = frame.function, frame.kind.value, self._numbered.binaries[j]
+            number = self._functions.setdefault(key, len(self._function_frames))
+            if number == len(self._function_frames):
+                self._function_frames.append(j)
+                self._sorted.append((key, number))
+            new.append(number)
+        self._of = np.concatenate((self._of, np.array(new, np.int32)))
+        if len(self._order) < len(self._sorted):
+            self._sorted.sort()  # little work, as nearly all of it is sorted
+            self._order = np.empty(len(self._sorted), np.int32)
+            self._order[[number for _, number in self._sorted]] = np.arange(len(self._sorted))
+
+    def _mark_renamed(self) -> None:
+        if self._as_of == self._store.renamed.number:
+            return
+        self._as_of, renamed = self._store.renamed.since(self._as_of)
+        if renamed is None:
+            self._stale.update(range(len(self._known)))
+        elif len(renamed) < len(self._by_key):
+            self._stale.update(number for key in renamed for number in self._by_key.get(key, ()))
+        else:
+            self._stale.update(number for key in renamed & self._by_key.keys() for number in self._by_key[key])
+
+    def _load(self, missing: Ids, stale: list[int], as_of: int) -> None:
+        """Read what is missing or no longer up to date; `as_of` is the number of renamings that is known of."""
+        if stale:
+            read = read_locations(self._store, [self._id_of[number] for number in stale])
+            with self._lock:
+                self._rename({number: read[self._id_of[number]] for number in stale})
+                if self._as_of == as_of:
+                    self._stale.difference_update(stale)
+        for at in range(0, len(missing), _AT_A_TIME):
+            ids, flat, lengths = _read_stacks(self._store, missing[at : at + _AT_A_TIME])
+            distinct, places = np.unique(flat, return_inverse=True)
+            new = [number for number in distinct.tolist() if number not in self._number_of]
+            found = read_locations(self._store, new)
+            with self._lock:
+                first = len(self._known)
+                self._add_locations(new, [found[number] for number in new])
+                numbers = np.array([self._number_of[number] for number in distinct.tolist()], np.int32)
+                self._add_stacks(ids, numbers[places], lengths)
+                # Had others heard of new names in the meantime, what was read might be what they replace.
+                if self._as_of != as_of:
+                    self._stale.update(range(first, len(self._known)))
+
+    def _add_locations(self, ids: list[int], locations: list[Location]) -> None:
+        for number, (location_id, location) in enumerate(zip(ids, locations, strict=True), len(self._known)):
+            self._number_of[location_id] = number
+            key = key_of(location)
+            if key is not None:
+                self._by_key.setdefault(key, []).append(number)
+            self._objects += _OBJECTS + size(location)
+        self._known.extend(locations)
+        self._id_of.extend(ids)
+        of = self._frames_of_locations
+        flat, start, length = self._numbered_frames(locations)
+        self._frames_of_locations = Ragged(flat, np.concatenate((of.start, start)), np.concatenate((of.length, length)))
+
+    def _numbered_frames(self, locations: list[Location]) -> tuple[NDArray[np.int32], Integers, Integers]:
+        """The frames of locations, root first, appended to those of all; where each begins and its length."""
+        numbers = [
+            self._numbered.number(frame, location.binary.path if location.binary else "")
+            for location in locations
+            for frame in reversed(location.frames)
+        ]
+        length = np.fromiter((len(location.frames) for location in locations), np.int64, len(locations))
+        flat, begin = self._location_frames.append(np.array(numbers, np.int32))
+        return flat, csr(length)[:-1] + begin, length
+
+    def _add_stacks(self, ids: Ids, numbers: NDArray[np.int32], lengths: Integers) -> None:
+        flat, begin = self._location_numbers.append(numbers)
+        new = Ragged(flat, csr(lengths)[:-1] + begin, lengths)
+        old = self._locations
+        self._locations = Ragged(flat, np.concatenate((old.start, new.start)), np.concatenate((old.length, lengths)))
+        frames, start, length = self._framed(new)
+        old = self._frames
+        self._frames = Ragged(frames, np.concatenate((old.start, start)), np.concatenate((old.length, length)))
+        rows = np.arange(len(self._rows), len(self._rows) + len(ids))
+        places = np.searchsorted(self._ids, ids)
+        self._ids = np.insert(self._ids, places, ids)
+        self._rows = np.insert(self._rows, places, rows)
+
+    def _framed(self, stacks: Ragged) -> tuple[NDArray[np.int32], Integers, Integers]:
+        """The frames of stacks of locations, root first, appended to those of all; where each begins, its length."""
+        numbers, offsets = stacks.packed()
+        backwards = np.repeat(offsets[:-1] + offsets[1:] - 1, stacks.length) - np.arange(len(numbers))
+        flat, entries = self._frames_of_locations.take(numbers[backwards]).packed()
+        frames, begin = self._frame_numbers.append(flat)
+        return frames, entries[offsets[:-1]] + begin, np.diff(entries[offsets])
+
+    def _rename(self, locations: dict[int, Location]) -> None:
+        """Give locations, by number, other frames; what was given out keeps those it has."""
+        changed = {number: location for number, location in locations.items() if location != self._known[number]}
+        if not changed:
+            return
+        known = self._known.copy()
+        for number, location in changed.items():
+            known[number] = location
+        self._known = known
+        numbers = np.fromiter(changed, np.int64, len(changed))
+        flat, start, length = self._numbered_frames(list(changed.values()))
+        self._frames_of_locations = _replaced(self._frames_of_locations, numbers, flat, start, length)
+        is_changed = np.zeros(len(known), bool)
+        is_changed[numbers] = True
+        # Stacks lie one after the other in the order of their rows.
+        hits = np.flatnonzero(is_changed[self._locations.flat])
+        rows = np.unique(np.searchsorted(self._locations.start, hits, side="right") - 1)
+        self._frames = _replaced(self._frames, rows, *self._framed(self._locations.take(rows)))
+
+
+def _replaced(old: Ragged, rows: Integers, flat: NDArray[np.int32], start: Integers, length: Integers) -> Ragged:
+    starts, lengths = old.start.copy(), old.length.copy()
+    starts[rows], lengths[rows] = start, length
+    return Ragged(flat, starts, lengths)
+
+
+def _read_stacks(store: Store, ids: Ids) -> tuple[Ids, NDArray[Any], Integers]:
+    """The locations' ids of stacks that are asked for by ascending ids: one after the other, and each one's length."""
+    if len(ids) <= _BY_ID:
+        which, parameters = "id IN {ids:Array(UInt64)}", {"ids": ids.tolist()}
+    else:  # a list that long is no parameter any more, and they are most of those between its ends
+        which = "id >= {first:UInt64} AND id <= {last:UInt64}"
+        parameters = {"first": int(ids[0]), "last": int(ids[-1])}
+    answer = store.raw(
+        "SELECT groupArray(id), groupArray(toUInt32(length(locations))), groupArrayArray(locations)"
+        f" FROM (SELECT id, locations FROM stacks WHERE {which} ORDER BY id LIMIT 1 BY id)",
+        parameters,
+    )
+    found: Ids = answer.array(np.uint64)
+    lengths = answer.array(np.uint32).astype(np.int64)
+    flat = answer.array(np.uint64)
+    order = np.argsort(found, kind="stable")
+    order = order[np.isin(found[order], ids)]
+    if len(order) < len(ids):
+        raise StoreUnavailable("the store holds samples of stacks that are missing from it")
+    offsets = csr(lengths)
+    lengths = lengths[order]
+    places = np.arange(lengths.sum()) + np.repeat(offsets[:-1][order] - csr(lengths)[:-1], lengths)
+    return found[order], flat[places], lengths
