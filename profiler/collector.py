@@ -6,8 +6,8 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from profiler.accounting import account
@@ -17,7 +17,7 @@ from profiler.model import Cost, Profile
 from profiler.overhead import Pace, RateGovernor
 from profiler.processes import Processes
 from profiler.records import RecordStream
-from profiler.resolve import resolve
+from profiler.resolve import Resolved, resolve
 from profiler.sampler import BTF, Filters, RawWindow, Sampler, wait_for_programs_in_flight
 from profiler.symbols import Symbols, cache_folder, open_symfiles
 from profiler.unwind.unwinder import Unwinder
@@ -38,6 +38,15 @@ class Sampling:
     backend: str = AUTO
     unwind_bytes: int = 64 << 20
     max_overhead: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What one of several profiles of the same time is to hold: what `filters` let through of the ticks of a sampler,
+    which filters in the kernel if it is `own`, and is the one that always runs where that is None."""
+
+    filters: Filters
+    own: Sampler | None = None
 
 
 class Collector:
@@ -69,8 +78,11 @@ class Collector:
         self._governor = RateGovernor(sampling.hz, sampling.max_overhead)
         self._pace = Pace()
         self._started = False
+        self._window_seconds = window_seconds
         sampler, unwind_bytes = _backend(sampling)
+        self._unwind_bytes = unwind_bytes
         self._sampler: Sampler | None = None
+        self._beside: list[Sampler] = []
         self._unwinder: Unwinder | None = None
         self._records = RecordStream(prompt=bool(unwind_bytes))
         try:
@@ -90,7 +102,8 @@ class Collector:
     def attend(self, seconds: float) -> None:
         """Takes in what happens for `seconds`: at once what the unwinder must know, as long as that is cheap."""
         online = online_cpus()
-        self.sampler.follow_cpus(online)
+        for sampler in (self.sampler, *self._beside):
+            sampler.follow_cpus(online)
         self._records.follow_cpus(online)
         end = time.monotonic() + seconds
         with _in_a_hurry():
@@ -103,38 +116,48 @@ class Collector:
 
     def collect(self) -> Profile:
         """Ends the window in hand and returns it with names."""
+        return self.cut(())[0]
+
+    def cut(self, views: Sequence[View]) -> list[Profile]:
+        """Ends the window in hand and returns it with names, and then what each of the views has of it."""
         raw = self.sampler.drain(self._governor.hz)
+        began = time.thread_time_ns()
+        of_own = {sampler: sampler.drain() for sampler in self._beside}
+        own_ns = time.thread_time_ns() - began
         self.processes.apply(self._records.read())
-        resolved = resolve(raw, self.processes, self._symbolizer, self._cgroups, self._breathe)
+        resolved = self._resolve(raw)
+        began = time.thread_time_ns()
+        raws = [of_own[view.own] if view.own else view.filters.select(raw) for view in views]
+        of_views = [(part, resolved if part is raw else self._resolve(part)) for part in raws]
+        own_ns += time.thread_time_ns() - began
         self.processes.end_window(raw.end_mono_ns)
         if self._unwinder is not None:
-            self._unwinder.end_window(resolved.mappings)
+            self._unwinder.end_window([at for _, part in [(raw, resolved), *of_views] for at in part.mappings])
         names_ns = self._take_names_cpu_ns()
         cost, following_ns = self._cost(raw, names_ns), self._take_following_ns()
-        # What starting costs, a window that began before the rate changed, and symbol files, each of which is built
-        # once, say nothing of the rate.
+        # What starting costs, a window that began before the rate changed, symbol files, each of which is built once,
+        # and what was asked for besides say nothing of the rate.
         if self._started and raw.hz == self._governor.hz:
-            sampling_ns = cost.bpf_ns + cost.agent_cpu_ns - names_ns - following_ns
+            sampling_ns = cost.bpf_ns + cost.agent_cpu_ns - names_ns - following_ns - own_ns
             self._governor.next_hz(max(sampling_ns, 0) / 1e9, following_ns / 1e9, raw.window.seconds)
         self._started = True
-        return Profile(
-            self.host,
-            EVENT,
-            raw.hz,
-            raw.window,
-            resolved.samples,
-            account(
-                raw.counted,
-                expected=round(raw.cpu_seconds * raw.hz),
-                drained=int(raw.counts.sum()),
-                without_stack=resolved.without_stack,
-                frames_named=resolved.frames_named,
-                frames_unknown=resolved.frames_unknown,
-                unwinding=resolved.unwinding,
-                cost=cost,
-            ),
-            self.labels,
+        return [self._profile(part, of_part, cost) for part, of_part in [(raw, resolved), *of_views]]
+
+    def open_sampler(self, hz: int, filters: Filters) -> Sampler:
+        """A second sampler, for a View of its own, until close_sampler(). It shares the first one's unwind tables.
+
+        Raises BpfError or EventError where the kernel refuses.
+        """
+        beside = self.sampler if self._unwind_bytes else None
+        sampler = type(self.sampler)(
+            hz, window_seconds=self._window_seconds, filters=filters, unwind_bytes=self._unwind_bytes, beside=beside
         )
+        self._beside.append(sampler)
+        return sampler
+
+    def close_sampler(self, sampler: Sampler) -> None:
+        self._beside.remove(sampler)
+        sampler.close()
 
     def better_names(self) -> list[Location]:
         """Locations of earlier windows that have better names by now; each is told once."""
@@ -156,9 +179,32 @@ class Collector:
             self._unwinder.close()
         if self._symfiles is not None:
             self._symfiles.close()
-        if self._sampler is not None:
-            self._sampler.close()
+        for sampler in (*self._beside, *filter(None, [self._sampler])):
+            sampler.close()
         self._records.close()
+
+    def _resolve(self, raw: RawWindow) -> Resolved:
+        return resolve(raw, self.processes, self._symbolizer, self._cgroups, self._breathe)
+
+    def _profile(self, raw: RawWindow, resolved: Resolved, cost: Cost) -> Profile:
+        return Profile(
+            self.host,
+            EVENT,
+            raw.hz,
+            raw.window,
+            resolved.samples,
+            account(
+                raw.counted,
+                expected=round(raw.cpu_seconds * raw.hz),
+                drained=int(raw.counts.sum()),
+                without_stack=resolved.without_stack,
+                frames_named=resolved.frames_named,
+                frames_unknown=resolved.frames_unknown,
+                unwinding=resolved.unwinding,
+                cost=replace(cost, bpf_ns=raw.counted.run_ns, bpf_runs=raw.counted.ticks),
+            ),
+            self.labels,
+        )
 
     def _has_more(self) -> bool:
         return self._unwinder is not None and self._unwinder.has_more
@@ -217,13 +263,14 @@ class Collector:
             tables, builder_rss = self._unwinder.table_bytes(), self._unwinder.builder_rss_bytes()
         if self._symfiles is not None:
             builder_rss += self._symfiles.rss_bytes()
+        locked = sum(sampler.locked_bytes() for sampler in (self.sampler, *self._beside))
         spent, self._cpu_ns = now - self._cpu_ns, now
         return Cost(
             bpf_ns=raw.counted.run_ns,
             bpf_runs=raw.counted.ticks,
             agent_cpu_ns=spent + names_ns,
             rss_bytes=rss_bytes() + builder_rss,
-            locked_bytes=self.sampler.locked_bytes() + self._records.locked_bytes() + tables,
+            locked_bytes=locked + self._records.locked_bytes() + tables,
         )
 
 

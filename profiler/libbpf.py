@@ -28,6 +28,7 @@ _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "bpf_object__find_map_by_name": (c.c_void_p, [c.c_void_p, c.c_char_p]),
     "bpf_object__find_program_by_name": (c.c_void_p, [c.c_void_p, c.c_char_p]),
     "bpf_map__fd": (c.c_int, [c.c_void_p]),
+    "bpf_map__reuse_fd": (c.c_int, [c.c_void_p, c.c_int]),
     "bpf_map__set_max_entries": (c.c_int, [c.c_void_p, c.c_uint32]),
     "bpf_map__set_map_flags": (c.c_int, [c.c_void_p, c.c_uint32]),
     "bpf_map__initial_value": (c.c_void_p, [c.c_void_p, c.POINTER(c.c_size_t)]),
@@ -102,6 +103,11 @@ class BpfObject:
     def set_max_entries(self, map_name: str, entries: int) -> None:
         """Sizes a map, before load()."""
         library().bpf_map__set_max_entries(self._map(map_name), entries)
+
+    def share_map(self, map_name: str, fd: int) -> None:
+        """Has load() take a map that is there already in place of one of its own; the fd stays the caller's."""
+        if library().bpf_map__reuse_fd(self._map(map_name), fd):
+            raise BpfError(f"The BPF map {map_name} could not be shared ({_errno_text()}).")
 
     def allocate_up_front(self, map_name: str) -> None:
         """Has load() allocate all elements of a map; takes BPF_F_NO_PREALLOC away."""

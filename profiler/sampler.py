@@ -9,7 +9,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -55,6 +55,7 @@ BPF_LOOP_SINCE = (5, 17)
 _STOCK = 16
 _MAPS = ("stacks_0", "stacks_1", "counts_0", "counts_1", "counters", "scratch", "pids", "cgroups", "walks")
 _UNWIND_MAPS = ("mapping_blocks", "unwind_files", "unwind_pages", "unwind_rules", "unwind_chunks")
+_SHARED_MAPS = (*_UNWIND_MAPS, "wanted")
 _ARRAYS = frozenset(("unwind_files", "unwind_pages", "unwind_rules", "unwind_chunks"))
 _MOST_BLOCKS, _MOST_BLOCKS_UP_FRONT = 16384, 4096
 _FEWEST_ENTRIES, _MOST_ENTRIES = 1 << 14, 1 << 18
@@ -88,6 +89,19 @@ class Filters:
     cgroups: frozenset[int] = frozenset()
     children: bool = False
 
+    def select(self, raw: RawWindow) -> RawWindow:
+        """What a sampler with these pids and cgroups would have counted of the window of one that has none; `raw`
+        itself where there are none."""
+        if not self.pids and not self.cgroups:
+            return raw
+        rows = np.ones(len(raw.keys), bool)
+        for column, wanted in (("tgid", self.pids), ("cgroup", self.cgroups)):
+            if wanted:
+                rows &= np.isin(raw.keys[column], np.array(sorted(wanted), raw.keys[column].dtype))
+        others = int(raw.counts[~rows].sum())
+        counted = replace(raw.counted, filtered=raw.counted.filtered + others, sampled=raw.counted.sampled - others)
+        return replace(raw, keys=raw.keys[rows], counts=raw.counts[rows], counted=counted)
+
 
 class BpfPrograms(Protocol):
     """Loaded BPF programs and maps, by name."""
@@ -108,11 +122,19 @@ class Sampler:
     tick_program = "on_tick"
 
     def __init__(
-        self, hz: int, *, window_seconds: float = 10, filters: Filters | None = None, unwind_bytes: int = 0
+        self,
+        hz: int,
+        *,
+        window_seconds: float = 10,
+        filters: Filters | None = None,
+        unwind_bytes: int = 0,
+        beside: Sampler | None = None,
     ) -> None:
-        """`unwind_bytes`: how much unwind tables may take; user stacks are walked by frame pointers alone if 0."""
+        """`unwind_bytes`: how much unwind tables may take; user stacks are walked by frame pointers alone if 0.
+        `beside`: a sampler that runs as long as this one, with as many, whose tables and mappings this one uses."""
         events.check_hz(hz)
         self.hz = hz
+        self._beside = beside
         filters = filters or Filters()
         self._clocks: dict[int, int] = {}
         self._object = self._load(filters, window_seconds, unwind_bytes)
@@ -179,7 +201,8 @@ class Sampler:
 
     def locked_bytes(self) -> int:
         """Kernel memory of the BPF maps, as their fdinfo says (memlock)."""
-        return sum(memlock(self._object.map_fd(name)) for name in _MAPS + _UNWIND_MAPS)
+        own = _MAPS if self._beside else _MAPS + _UNWIND_MAPS
+        return sum(memlock(self._object.map_fd(name)) for name in own)
 
     def map_fd(self, name: str) -> int:
         """The fd of one of the sampler's BPF maps."""
@@ -205,17 +228,21 @@ class Sampler:
     def _load_with(self, tick: str, filters: Filters, window_seconds: float, unwind_bytes: int) -> BpfPrograms:
         self.tick_program = tick
         bounded = tick == "on_tick_bounded"
+        follows = bool(unwind_bytes) and not self._beside
         needed = {
             "on_tick": not bounded,
             "on_tick_bounded": bounded,
             "walk_on": bounded,
-            "on_exit": bool(filters.pids or unwind_bytes),
-            "on_fork": bool(filters.children or unwind_bytes),
-            "on_rename": bool(unwind_bytes),
+            "on_exit": bool(filters.pids) or follows,
+            "on_fork": filters.children or follows,
+            "on_rename": follows,
         }
         loaded = BpfObject(_OBJECT)
         try:
             self._size(loaded, window_seconds, unwind_bytes)
+            if self._beside:
+                for name in _SHARED_MAPS:
+                    loaded.share_map(name, self._beside.map_fd(name))
             loaded.set_constant(_FILTER_PIDS, bool(filters.pids))
             loaded.set_constant(_FILTER_CGROUPS, bool(filters.cgroups))
             loaded.set_constant(_FILTER_CHILDREN, filters.children)
@@ -242,9 +269,9 @@ class Sampler:
         most = _MOST_ENTRIES_UP_FRONT if up_front else _MOST_ENTRIES
         entries = min(max(1 << (2 * ticks).bit_length(), _FEWEST_ENTRIES), most)
         sizes = dict.fromkeys(("stacks_0", "stacks_1", "counts_0", "counts_1"), entries)
-        if not unwind_bytes:
+        if not self._beside and not unwind_bytes:
             sizes |= dict.fromkeys(_UNWIND_MAPS, 1)
-        else:
+        elif not self._beside:
             sizes["unwind_chunks"] = max(most_chunks(unwind_bytes), 1)
             sizes["mapping_blocks"] = _MOST_BLOCKS_UP_FRONT if up_front else _MOST_BLOCKS
         for name, size in sizes.items():

@@ -263,6 +263,10 @@ def test_a_profile_without_samples_is_valid_in_every_format(extension: str) -> N
             assert read_pprof(data).profiles == (empty,)
         case ".json":
             assert read_json(data) == empty
+        case ".firefox.json":
+            assert json.loads(data)["threads"] == []
+        case ".txt":
+            assert b"5 idle + 0 filtered + 0 shown" in data
         case _:
             assert json.loads(data)["profiles"][0]["endValue"] == 0
     assert read_otlp(write_otlp(empty)).profiles == (empty,)
@@ -282,7 +286,7 @@ def test_the_longest_extension_decides() -> None:
     assert writer_for("a.folded/x.pb.gz") is write_pprof
 
 
-@pytest.mark.parametrize("path", ["x", "-", "x.txt", "x.folded.bak", ""])
+@pytest.mark.parametrize("path", ["x", "-", "x.doc", "x.folded.bak", ""])
 def test_an_unknown_extension_names_the_known_ones(path: str) -> None:
-    with pytest.raises(ValueError, match=r"\.folded, \.pb\.gz, \.speedscope\.json, \.json"):
+    with pytest.raises(ValueError, match=r"\.folded, \.pb\.gz, \.speedscope\.json, \.firefox\.json, \.json, \.txt"):
         writer_for(path)

@@ -26,8 +26,11 @@ from starlette.exceptions import HTTPException
 
 from web import api, auth, hosts, ingest, names, open_file, pages, questions, settings
 from web.assets import render
+from web.compress import Compress
 from web.contexts import ErrorPage
 from web.gone import EndWhenGone
+from web.openapi import Application
+from web.pyroscope import routes as pyroscope
 from web.store.asking import NobodyWaits
 from web.store.queries import Empty, Queries
 from web.store.retention import BadRetention
@@ -38,6 +41,16 @@ from web.warmup import warm_up
 
 log = logging.getLogger("pilotlight.server")
 
+_FOR_PROGRAMS: Final = (
+    "/api/",
+    "/v1development/",
+    "/metrics",
+    "/readyz",
+    "/ingest",
+    "/pyroscope/",
+    "/push.v1.",
+    "/querier.v1.",
+)
 _NOT_PAGES: Final = (".json", ".svg", ".folded", ".gz")
 
 
@@ -77,7 +90,7 @@ def _assemble(options: ServerOptions) -> FastAPI:
         await asyncio.to_thread(app.state.upkeep.close)
         await asyncio.to_thread(app.state.writer.close)
 
-    app = FastAPI(
+    app = Application(
         title="pilotlight",
         summary="Whole-system CPU profiles: ingest and query",
         version="1",
@@ -88,11 +101,12 @@ def _assemble(options: ServerOptions) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.options = options
-    for module in (hosts, pages, api, questions, settings, ingest, names, open_file):
+    for module in (hosts, pages, api, questions, settings, ingest, names, open_file, pyroscope):
         app.include_router(module.router)
     app.add_middleware(EndWhenGone, store=lambda: app.state.store)
     app.add_middleware(_Mistakes)
     app.add_middleware(auth.Guard, token=options.token, only_local=auth.is_loopback(options.host))
+    app.add_middleware(Compress)
     for kind, status in (
         (BadQuery, 400),
         (BadRetention, 400),
@@ -252,7 +266,7 @@ def _hand_over(directory: Path, uid: int, gid: int) -> None:
 
 def _error(request: Request, status: int, message: str) -> Response:
     path = request.url.path
-    if path.startswith(("/api/", "/v1development/", "/metrics", "/readyz")) or path.endswith(_NOT_PAGES):
+    if path.startswith(_FOR_PROGRAMS) or path.endswith(_NOT_PAGES):
         return JSONResponse({"error": message}, status)
     return HTMLResponse(render("error.html", ErrorPage(status, message)), status)
 
@@ -267,7 +281,9 @@ def _answer_with(status: int) -> Callable[[Request, Exception], Response]:
 def _answer_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     sentences = {404: "There is no such page.", 405: "This address does not take this method."}
-    return _error(request, error.status_code, sentences.get(error.status_code, str(error.detail)))
+    answer = _error(request, error.status_code, sentences.get(error.status_code, str(error.detail)))
+    answer.headers.update(error.headers or {})  # such as Allow, which methods there are
+    return answer
 
 
 def _answer_invalid(request: Request, error: Exception) -> Response:

@@ -12,17 +12,19 @@ from web.store.asking import CURRENT, Asking
 from web.store.store import Store, StoreUnavailable
 
 _AGAIN_S: Final = 0.5
+_ASKED_BY_POST: Final = "/querier.v1."
 
 
 class EndWhenGone:
-    """ASGI middleware, for GET alone: what is written is written, whoever waits for the answer."""
+    """ASGI middleware, for questions alone: what is written is written, whoever waits for the answer."""
 
     def __init__(self, app: App, store: Callable[[], Store]) -> None:
         self._app = app
         self._store = store
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "GET":
+        asks = scope["type"] == "http" and (scope["method"] == "GET" or scope["path"].startswith(_ASKED_BY_POST))
+        if not asks:
             await self._app(scope, receive, send)
             return
         asking = Asking()

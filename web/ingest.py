@@ -23,6 +23,7 @@ from opentelemetry.proto.collector.profiles.v1development.profiles_service_pb2 i
     ExportProfilesServiceResponse,
 )
 
+from profiler.event_names import type_and_unit
 from profiler.formats.otlp import Received, read_otlp, read_otlp_json
 from profiler.formats.otlp_read import MAX_BODY
 from profiler.model import MAX_HZ, Accounting, Profile
@@ -38,6 +39,7 @@ PARSING_AT_ONCE: Final = 2
 # Of any figure in a window. With MAX_HZ this is 2^50 counts at any common rate: sums of a whole store fit 64 bits.
 MAX_SECONDS: Final = 1 << 30
 MAX_COST: Final = 1 << 50
+MAX_VALUES: Final = 1 << 50  # of an event that is no time
 
 router = APIRouter()
 
@@ -203,8 +205,14 @@ def unusable(profile: Profile, now: float, kept: Retention) -> str:
     figures = (a.expected, a.ticks, a.idle, a.filtered, a.sampled, a.frames_named, a.lost_total)
     costs = (a.cost.bpf_ns, a.cost.bpf_runs, a.cost.agent_cpu_ns, a.cost.rss_bytes, a.cost.locked_bytes)
     walked = sum(a.unwinding.counts().values())
-    if max(*figures, sum(a.frames_unknown.values()), walked) > MAX_SECONDS * profile.hz:
+    is_time = type_and_unit(profile.event) is None
+    if not is_time and profile.hz != 1:
+        return "A window of values, such as alloc_space:bytes, was left out: its rate must be 1."
+    largest = max(*figures, sum(a.frames_unknown.values()), walked)
+    if is_time and largest > MAX_SECONDS * profile.hz:
         return f"A window with a figure above {MAX_SECONDS:,} seconds was left out: no machine ticks that often."
+    if largest > MAX_VALUES:
+        return f"A window with a figure above {MAX_VALUES:,} was left out: many of them could not be added up."
     if max(costs) > MAX_COST:
         return f"A window with a cost above {MAX_COST:,} was left out: it cannot be true."
     return ""

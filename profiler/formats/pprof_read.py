@@ -40,31 +40,37 @@ def read_pprof(data: bytes, host: str = "") -> ReadFile:
     `host` is the host of those that do not name theirs. A window without a time begins at 0. Raises ValueError, with
     a sentence, for what is malformed or too large.
     """
+    return _Reader(parse_pprof(inflated(data, MAX_DECODED)), host).read()
+
+
+def inflated(data: bytes, limit: int) -> bytes:
+    """A profile without its gzip, if it has one. Raises ValueError if that is more than `limit` bytes, or damaged."""
+    decoded = data
+    if data[:2] == b"\x1f\x8b":
+        decoder = zlib.decompressobj(wbits=31)
+        try:
+            decoded = decoder.decompress(data, limit + 1)
+        except zlib.error as error:
+            raise ValueError(f"this is not a pprof profile: its gzip data is damaged ({error})") from error
+        if len(decoded) <= limit and not decoder.eof:
+            raise ValueError("this pprof profile was cut off: its gzip data has no end")
+    if len(decoded) > limit:
+        raise ValueError(f"this pprof profile is larger than {limit >> 20} MB when unzipped")
+    return decoded
+
+
+def parse_pprof(data: bytes) -> Any:
+    """The message of a profile.proto that is not gzipped; its indices are not checked. Raises ValueError."""
     message = Message()
     try:
-        message.ParseFromString(_decoded(data))
+        message.ParseFromString(data)
     except DecodeError as error:
         raise ValueError("this is not a pprof profile, or it was cut off") from error
     if not message.sample_type:
         raise ValueError("this is not a pprof profile: it has no sample types")
     if len(message.sample_type) > MAX_TYPES:
         raise ValueError(f"this pprof profile has {len(message.sample_type):,} sample types, more than {MAX_TYPES}")
-    return _Reader(message, host).read()
-
-
-def _decoded(data: bytes) -> bytes:
-    if data[:2] != b"\x1f\x8b":
-        return data
-    decoder = zlib.decompressobj(wbits=31)
-    try:
-        decoded = decoder.decompress(data, MAX_DECODED)
-    except zlib.error as error:
-        raise ValueError(f"this is not a pprof profile: its gzip data is damaged ({error})") from error
-    if decoder.unconsumed_tail:
-        raise ValueError(f"this pprof profile is larger than {MAX_DECODED >> 20} MB when unzipped")
-    if not decoder.eof:
-        raise ValueError("this pprof profile was cut off: its gzip data has no end")
-    return decoded
+    return message
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +84,14 @@ class _Who:
     container: str
 
 
-class _Reader:
-    """The tables of a message, by id, and the locations made from them so far."""
+class Tables:
+    """The tables of a message, by id, and the locations made from them so far.
 
-    def __init__(self, message: Any, host: str) -> None:
-        self._message = message
-        self._host = host
+    `kind` is that of functions in files, and in no file.
+    """
+
+    def __init__(self, message: Any, kind: Kind = Kind.NATIVE) -> None:
+        self._kind = kind
         self._strings = message.string_table
         self._functions = {function.id: function for function in message.function}
         self._mappings = {mapping.id: mapping for mapping in message.mapping}
@@ -92,6 +100,69 @@ class _Reader:
         self._frames: dict[tuple[int, Kind, int], Frame] = {}
         self._made: dict[int, Location] = {}
         self._stacks: dict[tuple[int, ...], tuple[Location, ...]] = {}
+
+    def stack(self, ids: tuple[int, ...]) -> tuple[Location, ...]:
+        """The stack of these locations, one object for the same ids. Raises ValueError where one is not there."""
+        stack = self._stacks.get(ids)
+        if stack is None:
+            stack = tuple([self._made.get(number) or self._location(number) for number in ids])
+            stack = self._stacks[ids] = () if _is_none(stack) else stack
+        return stack
+
+    def _location(self, number: int) -> Location:
+        location = _found(self._locations, number, "location")
+        binary = self._binary(location.mapping_id) if location.mapping_id else None
+        path = binary.path if binary else ""
+        kind = self._kind
+        if path.startswith("["):
+            kind = Kind.VDSO if path == "[vdso]" else Kind.KERNEL
+        last = len(location.line) - 1
+        frames = [
+            self._frame(line.function_id, Kind.INLINED if place < last else kind, line.line)
+            for place, line in enumerate(location.line)
+        ]
+        if not frames:
+            where = file_name(path)
+            frames.append(unknown(Reason.NO_SYMBOLS if where else Reason.NO_MAPPING, where))
+        made = self._made[number] = Location(location.address, binary, tuple(frames))
+        return made
+
+    def _frame(self, number: int, kind: Kind, line: int) -> Frame:
+        key = (number, kind, line)
+        frame = self._frames.get(key)
+        if frame is None:
+            function = _found(self._functions, number, "function")
+            system_name = self.string(function.system_name)
+            name = self.string(function.name) or system_name
+            frame = self._frames[key] = replace(
+                frame_named(name, kind),
+                system_name="" if system_name == name else system_name,
+                file=self.string(function.filename),
+                line=max(line, 0),
+            )
+        return frame
+
+    def _binary(self, number: int) -> Binary:
+        binary = self._binaries.get(number)
+        if binary is None:
+            mapping = _found(self._mappings, number, "mapping")
+            binary = self._binaries[number] = Binary(self.string(mapping.filename), self.string(mapping.build_id))
+        return binary
+
+    def string(self, index: int) -> str:
+        if not 0 <= index < len(self._strings):
+            raise ValueError(f"this pprof profile is damaged: string {index} of {len(self._strings)} is referred to")
+        return str(self._strings[index])
+
+
+class _Reader:
+    """What a message holds, as profiles."""
+
+    def __init__(self, message: Any, host: str) -> None:
+        self._message = message
+        self._host = host
+        self._tables = Tables(message)
+        self._string = self._tables.string
         self._people: dict[tuple[tuple[int, int, int], ...], _Who] = {}
         self._left_out: set[str] = set()
         self._problems: dict[str, None] = {}
@@ -134,11 +205,8 @@ class _Reader:
                 raise ValueError("this pprof profile is damaged: a sample has not one value for each type")
             if min(sample.value) < 0:
                 raise ValueError("this pprof profile has values below zero: it is a difference of two profiles")
-            ids = tuple(sample.location_id)
-            stack = self._stacks.get(ids)
-            if stack is None:
-                stack = tuple([self._made.get(number) or self._location(number) for number in ids])
-                stack = self._stacks[ids] = () if _is_none(stack) else stack
+            stack = self._tables.stack(tuple(sample.location_id))
+            if id(stack) not in depths:
                 depths[id(stack)] = sum([len(location.frames) for location in stack])
             frames += depths[id(stack)]
             if frames > MAX_FRAMES:
@@ -218,51 +286,6 @@ class _Reader:
         first = next((at for at, (name, _) in enumerate(types) if name == default), len(types) - 1)
         first = first if ticks is None else ticks
         return sorted(found.values(), key=lambda entry: entry[0] != first)
-
-    def _location(self, number: int) -> Location:
-        location = _found(self._locations, number, "location")
-        binary = self._binary(location.mapping_id) if location.mapping_id else None
-        path = binary.path if binary else ""
-        kind = Kind.NATIVE
-        if path.startswith("["):
-            kind = Kind.VDSO if path == "[vdso]" else Kind.KERNEL
-        last = len(location.line) - 1
-        frames = [
-            self._frame(line.function_id, Kind.INLINED if place < last else kind, line.line)
-            for place, line in enumerate(location.line)
-        ]
-        if not frames:
-            where = file_name(path)
-            frames.append(unknown(Reason.NO_SYMBOLS if where else Reason.NO_MAPPING, where))
-        made = self._made[number] = Location(location.address, binary, tuple(frames))
-        return made
-
-    def _frame(self, number: int, kind: Kind, line: int) -> Frame:
-        key = (number, kind, line)
-        frame = self._frames.get(key)
-        if frame is None:
-            function = _found(self._functions, number, "function")
-            system_name = self._string(function.system_name)
-            name = self._string(function.name) or system_name
-            frame = self._frames[key] = replace(
-                frame_named(name, kind),
-                system_name="" if system_name == name else system_name,
-                file=self._string(function.filename),
-                line=max(line, 0),
-            )
-        return frame
-
-    def _binary(self, number: int) -> Binary:
-        binary = self._binaries.get(number)
-        if binary is None:
-            mapping = _found(self._mappings, number, "mapping")
-            binary = self._binaries[number] = Binary(self._string(mapping.filename), self._string(mapping.build_id))
-        return binary
-
-    def _string(self, index: int) -> str:
-        if not 0 <= index < len(self._strings):
-            raise ValueError(f"this pprof profile is damaged: string {index} of {len(self._strings)} is referred to")
-        return str(self._strings[index])
 
 
 def _with_counts(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory  # type: ignore[import-untyped]
@@ -19,13 +19,20 @@ _SCALARS: Final = {
 }
 
 
-def message_classes(package: str, described: Mapping[str, str]) -> dict[str, Any]:
+def message_classes(
+    package: str, described: Mapping[str, str], enumerations: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, Any]:
     """The classes of messages by name. Each is described by its fields, `NUMBER NAME TYPE`, separated by commas.
 
-    A type is a scalar's, or the name of another message of these; with a `*` it is repeated. An enumeration is
-    described as int32, which is the same on the wire.
+    A type is a scalar's, or the name of another message or enumeration of these; with a `*` it is repeated.
+    `enumerations` have the names of their values, which count from 0.
     """
+    enumerations = enumerations or {}
     file = descriptor_pb2.FileDescriptorProto(name=f"{package}.proto", package=package, syntax="proto3")
+    for enumeration, names in enumerations.items():
+        values = file.enum_type.add(name=enumeration)
+        for place, value in enumerate(names):
+            values.value.add(name=value, number=place)
     for message, fields in described.items():
         added = file.message_type.add(name=message)
         for words in filter(str.strip, fields.split(",")):
@@ -35,7 +42,7 @@ def message_classes(package: str, described: Mapping[str, str]) -> dict[str, Any
                 name=name,
                 number=int(number),
                 label=_TYPES.LABEL_REPEATED if type_name.endswith("*") else _TYPES.LABEL_OPTIONAL,
-                type=_SCALARS.get(base, _TYPES.TYPE_MESSAGE),
+                type=_SCALARS.get(base, _TYPES.TYPE_ENUM if base in enumerations else _TYPES.TYPE_MESSAGE),
             )
             if base not in _SCALARS:
                 field.type_name = f".{package}.{base}"

@@ -27,17 +27,19 @@ _MICROSECONDS: Final = {"nanoseconds": 1e-3, "microseconds": 1.0, "milliseconds"
 _CODE_KINDS: Final = frozenset(Kind)
 
 
-def read_speedscope(document: Mapping[str, Any]) -> ReadFile:
-    """The profiles of a speedscope file that json.loads made. Raises ValueError, with a sentence."""
+def read_speedscope(document: Mapping[str, Any], max_frames: int = MAX_FRAMES) -> ReadFile:
+    """The profiles of a speedscope file that json.loads made. Raises ValueError, with a sentence; also where its stacks
+    have more than `max_frames` frames."""
     try:
-        return _Reader(document).read()
+        return _Reader(document, max_frames).read()
     except (KeyError, IndexError, TypeError, AttributeError, OverflowError) as error:
         what = f"there is no {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"this speedscope file is damaged: {what}") from error
 
 
 class _Reader:
-    def __init__(self, document: Mapping[str, Any]) -> None:
+    def __init__(self, document: Mapping[str, Any], max_frames: int) -> None:
+        self._max_frames = max_frames
         self._own = document.get("pilotlight")
         self._profiles = document["profiles"]
         kinds = self._own.get("kinds", []) if isinstance(self._own, dict) else []
@@ -75,8 +77,8 @@ class _Reader:
             read = _evented if member["type"] == "evented" else _sampled
             for stack, weight in read(member):
                 self._total_frames += len(stack) + 1
-                if self._total_frames > MAX_FRAMES:
-                    raise ValueError(f"the stacks of this speedscope file have more than {MAX_FRAMES:,} frames")
+                if self._total_frames > self._max_frames:
+                    raise ValueError(f"the stacks of this speedscope file have more than {self._max_frames:,} frames")
                 if any(not 0 <= frame < len(self._frames) for frame in stack):
                     raise ValueError("this speedscope file is damaged: a stack refers to a frame that is not there")
                 index.extend(thread)
