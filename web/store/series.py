@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from web.store.selection import LABELS, Selection
 from web.store.store import BadQuery, Store
-from web.store.sums import HOUR_S, Plan, source_of, weighed
+from web.store.sums import HOUR_S, Plan, label_sets, source_of, weighed
 from web.store.windows import at_rate, rate_of
 
 MAX_POINTS: Final = 100_000
@@ -64,15 +64,6 @@ def series_of(store: Store, selection: Selection, horizon: int, by: Sequence[str
         point["samples"] += sum(at_rate(value, hz, rate) for hz, value in by_rate.items())
         point["busy"] += sum(value / hz for hz, value in by_rate.items()) / step
     return list(points.values())
-
-
-def label_sets(store: Store, ids: set[str]) -> dict[str, dict[str, str]]:
-    """The labels of sets by id, which is a number in text."""
-    rows = store.rows(
-        "SELECT toString(id), labels FROM label_sets WHERE id IN {ids:Array(UInt64)} LIMIT 1 BY id",
-        {"ids": sorted(map(int, ids))},
-    ).rows
-    return {**{number: {} for number in ids}, **dict(rows)}
 
 
 def values_of(

@@ -25,6 +25,7 @@ HOUR_S: Final = 3600
 MAX_GROUPS: Final = 20_000
 MAX_ROWS: Final = 6_000_000
 _KEPT_NAMES: Final = 200_000
+_CHOSEN: Final = 5_000  # more ids than that are no parameter any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +172,7 @@ class Summing:
         )
         if stacks is not None and len(stacks) <= _CHOSEN:
             parameters["stacks"] = stacks.tolist()
-        at = f"intDiv(toUnixTimestamp(time), {step:d}) * {step:d}" if step else "toUInt32(0)"
+        at = f"toUInt32(intDiv(toUnixTimestamp(time), {step:d}) * {step:d})" if step else "toUInt32(0)"
         answer = self._store.raw(
             "SELECT groupArray(base), groupArray(at), groupArray(stack), groupArray(count) FROM"
             f" (SELECT {base} AS base, {at} AS at, stack, sum({weighed('value', rates)}) AS count"
@@ -193,12 +194,11 @@ class Summing:
                 f"this has more than {MAX_GROUPS:,} groups: group by fewer labels, or choose a shorter range"
             )
         names = self._named(columns, distinct.tolist(), base, texts, source, parameters)
-        sets = self._label_sets(names, columns) if "label_set" in columns else {}
+        place = columns.index("label_set") if "label_set" in columns else None
+        sets = label_sets(self._store, {named[place] for named in names}) if place is not None else {}
         keys = [
             tuple(
-                named[columns.index(label)]
-                if label in LABELS
-                else sets[named[columns.index("label_set")]].get(label, "")
+                named[columns.index(label)] if label in LABELS else sets[named[place or 0]].get(label, "")
                 for label in labels
             )
             for named in names
@@ -229,16 +229,14 @@ class Summing:
             self._names = {**self._names, columns: known}
         return [known[number] for number in bases]
 
-    def _label_sets(self, names: list[tuple[str, ...]], columns: tuple[str, ...]) -> dict[str, dict[str, str]]:
-        place = columns.index("label_set")
-        ids = sorted({int(named[place]) for named in names})
-        rows = self._store.rows(
-            "SELECT toString(id), labels FROM label_sets WHERE id IN {ids:Array(UInt64)} LIMIT 1 BY id", {"ids": ids}
-        ).rows
-        return {**{str(number): {} for number in ids}, **dict(rows)}
 
-
-_CHOSEN: Final = 5_000  # more ids than that are no parameter any more
+def label_sets(store: Store, ids: set[str]) -> dict[str, dict[str, str]]:
+    """The labels of sets by id, which is a number in text."""
+    rows = store.rows(
+        "SELECT toString(id), labels FROM label_sets WHERE id IN {ids:Array(UInt64)} LIMIT 1 BY id",
+        {"ids": sorted(map(int, ids))},
+    ).rows
+    return {**{number: {} for number in ids}, **dict(rows)}
 
 
 def _chosen(stacks: Ids | None) -> str:
