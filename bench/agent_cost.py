@@ -9,9 +9,10 @@ seconds, user and system, of each with all its children:
   runs on, and with its start (imports, kernel symbols, the first look at every file).
 
 With `steady` all CPUs are busy with programs that run on, Python and C without frame pointers, and counting begins
-once their names and unwind tables are known.
+once their names and unwind tables are known. So it does with `whole`, where all CPUs are busy with Go, which keeps
+frame pointers: there perf's stacks are whole as ours are, and both do the same work.
 
-    python bench/agent_cost.py [SECONDS] [steady]
+    python bench/agent_cost.py [SECONDS] [steady|whole]
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from profiler.formats.otlp import read_otlp
+from profiler.push import PATH
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = "/usr/lib/perf-core/scripts/python/stackcollapse.py"
@@ -51,7 +53,9 @@ class Sink(BaseHTTPRequestHandler):
     bodies: list[bytes] = []
 
     def do_POST(self) -> None:
-        self.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == PATH:  # better names for earlier windows go to another
+            self.bodies.append(body)
         self.send_response(200)
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -97,16 +101,25 @@ def start_steady_load(folder: str) -> list[subprocess.Popen[bytes]]:
     return [subprocess.Popen(commands[cpu % 2]) for cpu in range(os.cpu_count() or 2)]
 
 
+def start_whole_load(folder: str) -> list[subprocess.Popen[bytes]]:
+    busy = f"{folder}/busy"
+    subprocess.run(["go", "build", "-o", busy, str(WORKLOADS / "busy.go")], check=True)
+    return [subprocess.Popen([busy])]
+
+
+LOADS = {"": start_load, "steady": start_steady_load, "whole": start_whole_load}
+
+
 def main() -> int:
     seconds = int(sys.argv[1]) if len(sys.argv) > 1 else 60
-    steady_load = sys.argv[2:] == ["steady"]
+    kind = sys.argv[2] if len(sys.argv) > 2 else ""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Sink)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with tempfile.TemporaryDirectory() as folder:
-        load = start_steady_load(folder) if steady_load else start_load(folder)
+        load = LOADS[kind](folder)
         url, data = f"http://127.0.0.1:{server.server_port}", f"{folder}/perf.data"
         agent = subprocess.Popen([sys.executable, "-m", "profiler.cli", "agent", "--server", url], cwd=ROOT)
-        while len(Sink.bodies) < (4 if steady_load else 2):  # a whole window has been pushed: it has started
+        while len(Sink.bodies) < (4 if kind else 2):  # a whole window has been pushed: it has started
             time.sleep(0.05)
         started, first = cpu_seconds(agent.pid), len(Sink.bodies)
         record = ["perf", "record", "-q", "-F", "99", "-a", "-g", "-e", "cpu-clock"]

@@ -58,13 +58,25 @@ class AddressSpace:
         self._put_in_order()
         return self._ranges
 
-    def identify(self, build_id_of: Callable[[Mapping], str]) -> None:
-        """Gives the mappings that came since the last call their files' build ids."""
+    def identify(self, build_id_of: Callable[[Mapping], str], identified: dict[File, File]) -> None:
+        """Gives the mappings that came since the last call their files' build ids. Files in `identified` have been
+        asked for, and others are added to it."""
         self._put_in_order()
         if self._identified:
             return
         self._identified = True
-        self._ranges = [found if found[3][1] else _with_build_id(found, build_id_of) for found in self._ranges]
+        ranges = []
+        for found in self._ranges:
+            start, end, offset, file = found
+            if file[3] and not file[1]:  # memory that is no file's has no inode
+                known = identified.get(file)
+                if known is None:
+                    path, _, device, inode = file
+                    known = identified[file] = path, build_id_of(_mapping(found)), device, inode
+                if known[1]:
+                    found = start, end, offset, known
+            ranges.append(found)
+        self._ranges = ranges
 
     def mappings(self) -> list[Mapping]:
         """All mappings in force, by address."""
@@ -114,14 +126,6 @@ def _file(body: bytes) -> File:
     path = os.fsdecode(body[64:].split(b"\0", 1)[0])
     major, minor, inode = _DEVICE.unpack_from(body, _FILE_FROM)
     return path, "", os.makedev(major, minor), inode
-
-
-def _with_build_id(found: Range, build_id_of: Callable[[Mapping], str]) -> Range:
-    build_id = build_id_of(_mapping(found))
-    if not build_id:
-        return found
-    start, end, offset, (path, _, device, inode) = found
-    return start, end, offset, (path, build_id, device, inode)
 
 
 def _mapping(found: Range) -> Mapping:

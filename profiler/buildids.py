@@ -20,7 +20,7 @@ from symbolizer.types import Mapping
 from symbolizer.unknown import UnknownError
 
 MOST_FILES = 20_000
-_LOOK_AGAIN_SECONDS = 1.0
+LOOK_AGAIN_SECONDS = 1.0
 
 
 @dataclass(slots=True)
@@ -50,7 +50,7 @@ class BuildIds:
         key = mapping.device, mapping.inode, mapping.path
         now = time.monotonic()
         known = self._known.get(key)
-        if known is not None and now - known.looked < _LOOK_AGAIN_SECONDS:
+        if known is not None and now - known.looked < LOOK_AGAIN_SECONDS:
             return known.build_id
         if known is not None and self._is_unchanged(known, mapping, pid):
             known.looked = now

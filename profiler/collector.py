@@ -64,6 +64,7 @@ class Collector:
         self._symbolizer = Symbolizer(self._symfiles)
         self._better: list[Location] = []
         self._names_cpu_ns = 0
+        self._following_ns = self._tables_cpu_ns = 0
         self._cgroups = Cgroups()
         self._governor = RateGovernor(sampling.hz, sampling.max_overhead)
         self._pace = Pace()
@@ -109,11 +110,12 @@ class Collector:
         if self._unwinder is not None:
             self._unwinder.end_window(resolved.mappings)
         names_ns = self._take_names_cpu_ns()
-        cost = self._cost(raw, names_ns)
+        cost, following_ns = self._cost(raw, names_ns), self._take_following_ns()
         # What starting costs, a window that began before the rate changed, and symbol files, each of which is built
         # once, say nothing of the rate.
         if self._started and raw.hz == self._governor.hz:
-            self._governor.next_hz((cost.bpf_ns + cost.agent_cpu_ns - names_ns) / 1e9, raw.window.seconds)
+            sampling_ns = cost.bpf_ns + cost.agent_cpu_ns - names_ns - following_ns
+            self._governor.next_hz(max(sampling_ns, 0) / 1e9, following_ns / 1e9, raw.window.seconds)
         self._started = True
         return Profile(
             self.host,
@@ -181,7 +183,9 @@ class Collector:
         self.processes.apply(self._records.read())
         if self._unwinder is not None:
             self._unwinder.feed()
-        return time.thread_time() - began
+        spent = time.thread_time() - began
+        self._following_ns += round(spent * 1e9)
+        return spent
 
     def _make_unwinder(self, unwind_bytes: int, filters: Filters) -> Unwinder:
         return Unwinder(
@@ -197,6 +201,13 @@ class Collector:
         """CPU time that building symbol files took since the last call."""
         before, self._names_cpu_ns = self._names_cpu_ns, self._symfiles.cpu_ns() if self._symfiles is not None else 0
         return self._names_cpu_ns - before
+
+    def _take_following_ns(self) -> int:
+        """CPU time that following processes took since the last call, their unwind tables included."""
+        tables_ns = self._unwinder.builder_cpu_ns() if self._unwinder is not None else 0
+        spent = self._following_ns + tables_ns - self._tables_cpu_ns
+        self._following_ns, self._tables_cpu_ns = 0, tables_ns
+        return spent
 
     def _cost(self, raw: RawWindow, names_ns: int) -> Cost:
         now = time.process_time_ns()

@@ -9,6 +9,7 @@ PERIOD = 120.0
 _LONGEST_PAUSE = 0.1
 _FREE = 0.15  # of the reserve, which no pause is made for
 _AIM = 0.8  # of the limit, so that a rate is kept once it is chosen
+_OWN = 0.25  # of the limit, which sampling may cost whatever else takes: what a lower rate would hardly save
 
 
 class RateGovernor:
@@ -23,29 +24,35 @@ class RateGovernor:
         self._rates = [hz // part for part in range(1, hz + 1) if hz % part == 0]  # falling
         self._limit = limit
         self._at = 0
-        self._past: deque[tuple[float, float]] = deque()  # CPU seconds and seconds of windows at this rate
+        self._past: deque[tuple[float, float, float]] = deque()  # two kinds of CPU seconds, and seconds, of windows
 
     @property
     def hz(self) -> int:
         return self._rates[self._at]
 
-    def next_hz(self, spent: float, seconds: float) -> int:
-        """The rate to go on with after a window of so many seconds that cost `spent` CPU seconds."""
-        self._past.append((spent, seconds))
-        while sum(length for _, length in self._past) - self._past[0][1] >= PERIOD:
+    def next_hz(self, sampling: float, following: float, seconds: float) -> int:
+        """The rate to go on with after a window of so many seconds, in which samples cost `sampling` CPU seconds, and
+        what comes at any rate, such as following processes as they start, `following`."""
+        self._past.append((sampling, following, seconds))
+        while sum(length for _, _, length in self._past) - self._past[0][2] >= PERIOD:
             self._past.popleft()
-        spent, seconds = (sum(column) for column in zip(*self._past, strict=True))
+        sampling, following, seconds = (sum(column) for column in zip(*self._past, strict=True))
         if not self._limit:
             return self.hz
-        if spent > self._limit * max(seconds, PERIOD):
-            allowed = self.hz * _AIM * self._limit / (spent / seconds)
+        if sampling + following > self._limit * max(seconds, PERIOD):
+            allowed = self.hz * self._for_sampling(following / seconds) / max(sampling / seconds, 1e-12)
             lower = range(self._at + 1, len(self._rates))
-            self._change(next((at for at in lower if self._rates[at] <= allowed), len(self._rates) - 1))
+            if allowed < self.hz:
+                self._change(next((at for at in lower if self._rates[at] <= allowed), len(self._rates) - 1))
         elif self._at and seconds >= PERIOD:
             higher = self._rates[self._at - 1] / self.hz
-            if spent / seconds * higher <= _AIM * self._limit:
+            if sampling / seconds * higher <= self._for_sampling(following / seconds):
                 self._change(self._at - 1)
         return self.hz
+
+    def _for_sampling(self, following: float) -> float:
+        """The share of a CPU that is left for samples."""
+        return max(_AIM * self._limit - following, _OWN * self._limit)
 
     def _change(self, at: int) -> None:
         self._at = at

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from profiler import records
-from profiler.addressspace import AddressSpace
-from profiler.buildids import BuildIds
+from profiler.addressspace import AddressSpace, File
+from profiler.buildids import LOOK_AGAIN_SECONDS, BuildIds
 from symbolizer.types import Mapping
 
 _PIDS = struct.Struct("=II")
@@ -69,6 +69,8 @@ class Processes:
         self._mappings = 0
         self._changed: set[int] = set()
         self.build_ids = BuildIds()
+        self._identified: dict[File, File] = {}
+        self._identified_since = 0.0
         self.records_lost = 0
         self.rescans = 0
         self.mappings_dropped = 0
@@ -139,7 +141,10 @@ class Processes:
         return mapped
 
     def _identify(self, pid: int, mapped: AddressSpace) -> None:
-        mapped.identify(lambda mapping: self.build_ids.of(mapping, pid, self.relatives))
+        now = time.monotonic()
+        if now - self._identified_since >= LOOK_AGAIN_SECONDS:
+            self._identified, self._identified_since = {}, now
+        mapped.identify(lambda mapping: self.build_ids.of(mapping, pid, self.relatives), self._identified)
 
     def relatives(self, pid: int) -> list[int]:
         """The process's parent, its parent and so on: who most likely sees the same files."""

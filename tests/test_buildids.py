@@ -29,7 +29,7 @@ def mapping_of(path: Path) -> Mapping:
 
 @pytest.fixture
 def ids(monkeypatch: pytest.MonkeyPatch) -> BuildIds:
-    monkeypatch.setattr(buildids, "_LOOK_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(buildids, "LOOK_AGAIN_SECONDS", 0.0)
     return BuildIds()
 
 

@@ -24,7 +24,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from web import api, auth, hosts, ingest, names, pages, questions, settings
+from web import api, auth, hosts, ingest, names, open_file, pages, questions, settings
 from web.assets import render
 from web.contexts import ErrorPage
 from web.gone import EndWhenGone
@@ -88,7 +88,7 @@ def _assemble(options: ServerOptions) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.options = options
-    for module in (hosts, pages, api, questions, settings, ingest, names):
+    for module in (hosts, pages, api, questions, settings, ingest, names, open_file):
         app.include_router(module.router)
     app.add_middleware(EndWhenGone, store=lambda: app.state.store)
     app.add_middleware(_Mistakes)

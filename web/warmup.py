@@ -116,7 +116,7 @@ def _profile() -> None:
         list(location.frames),
         [""] * 2,
         none,
-        none,
+        none[:1],
         [0],
     )
     counts = np.array([1])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final
 
+from profiler.event_names import time_name, type_and_unit
 from profiler.formats import otlp_foreign as foreign
 from profiler.formats.names import encodable
 from profiler.formats.wire import block, blocks, fixed64, packed, present, signed, signed_varint, text, unsigned, varint
@@ -58,14 +59,12 @@ def write_otlp(profile: Profile, identity: PushIdentity | None = None) -> bytes:
         tables.attribute("pilotlight.hz", profile.hz),
     ]
     accounting = [tables.attribute(key, n) for key, n in _accounting_items(profile.accounting)]
-    sample_type = _value_type(tables, "samples", "count")
-    period_type = _value_type(tables, "cpu", "nanoseconds")
-    window = (
-        fixed64(3, profile.window.start_ns)
-        + unsigned(4, profile.window.end_ns - profile.window.start_ns)
-        + block(5, period_type)
-        + signed(6, round(1e9 / profile.hz))
-    )
+    counted = type_and_unit(profile.event)
+    sample_type = _value_type(tables, *(counted or ("samples", "count")))
+    window = fixed64(3, profile.window.start_ns) + unsigned(4, profile.window.end_ns - profile.window.start_ns)
+    if counted is None:
+        window += block(5, _value_type(tables, time_name(profile.event), "nanoseconds"))
+        window += signed(6, round(1e9 / profile.hz))
     resources = []
     for place, ((service, container), samples) in enumerate((groups or {("", ""): []}).items()):
         written = (
@@ -157,16 +156,16 @@ class _Tables:
     """
 
     def __init__(self) -> None:
-        self._strings: dict[bytes, int] = {}
+        self._strings: dict[str, int] = {"": 0}
         self._attributes: dict[bytes, int] = {}
         self._mappings: dict[bytes, int] = {}
         self._functions: dict[bytes, int] = {}
         self._locations: dict[bytes, int] = {}
         self._stacks: dict[bytes, int] = {}
-        self._string_of: dict[str, int] = {"": 0}
         self._attribute_of: dict[tuple[str, str | int], bytes] = {}
         self._thread_of: dict[tuple[int, str, str], bytes] = {}
         self._said_of_frames: dict[tuple[tuple[Kind, Reason | None, bool], ...], bytes] = {}
+        self._function_of: dict[tuple[str, str, str], bytes] = {}
         # By id().
         self._location_of: dict[int, bytes] = {}
         self._binary_of: dict[int, bytes] = {}
@@ -174,23 +173,20 @@ class _Tables:
 
     def dictionary(self) -> bytes:
         """The ProfilesDictionary."""
-        links: dict[bytes, int] = {}
+        nothing: dict[bytes, int] = {}
         tables = (
             self._mappings,
             self._locations,
             self._functions,
-            links,
-            self._strings,
+            nothing,  # links
+            [_utf8(string) for string in self._strings][1:],
             self._attributes,
             self._stacks,
         )
         return b"".join([block(field, b"") + blocks(field, table) for field, table in enumerate(tables, 1)])
 
     def string(self, string: str) -> int:
-        index = self._string_of.get(string)
-        if index is None:
-            index = self._string_of[string] = _index(self._strings, _utf8(string))
-        return index
+        return self._strings.setdefault(string, len(self._strings))
 
     def attribute(self, key: str, value: str | int) -> bytes:
         index = self._attribute_of.get((key, value))
@@ -217,8 +213,11 @@ class _Tables:
         if not stack:
             return 0
         known = self._location_of
-        locations = [known.get(id(location)) or self._location(location) for location in stack]
-        return _index(self._stacks, packed(1, locations))
+        try:
+            locations = b"".join(map(known.__getitem__, map(id, stack)))
+        except KeyError:
+            locations = b"".join([known.get(id(location)) or self._location(location) for location in stack])
+        return _index(self._stacks, text(1, locations))
 
     def _location(self, location: Location) -> bytes:
         binary = b""
@@ -231,8 +230,8 @@ class _Tables:
 
     def _frames(self, frames: tuple[Frame, ...]) -> bytes:
         """A location's lines and attributes, fields and all."""
-        lines = blocks(3, [unsigned(1, self._function(frame)) + signed(2, frame.line) for frame in frames])
-        written = self._frames_of[id(frames)] = lines + self._frame_attributes(frames)
+        lines = [self._function(frame) + signed(2, frame.line) for frame in frames]
+        written = self._frames_of[id(frames)] = blocks(3, lines) + self._frame_attributes(frames)
         return written
 
     def _frame_attributes(self, frames: Sequence[Frame]) -> bytes:
@@ -265,13 +264,14 @@ class _Tables:
         written = self._binary_of[id(binary)] = unsigned(1, _index(self._mappings, entry))
         return written
 
-    def _function(self, frame: Frame) -> int:
-        entry = (
-            unsigned(1, self.string(frame.function))
-            + unsigned(2, self.string(frame.system_name))
-            + unsigned(3, self.string(frame.file))
-        )
-        return _index(self._functions, entry)
+    def _function(self, frame: Frame) -> bytes:
+        """A line's function, field and all."""
+        key = frame.function, frame.system_name, frame.file
+        function = self._function_of.get(key)
+        if function is None:
+            entry = b"".join([unsigned(field, self.string(name)) for field, name in enumerate(key, 1)])
+            function = self._function_of[key] = unsigned(1, _index(self._functions, entry))
+        return function
 
 
 def _index(table: dict[bytes, int], entry: bytes) -> int:

@@ -14,6 +14,11 @@ _FIXED64, _BYTES = 1, 2  # wire types, the lowest three bits of a tag; that of v
 
 
 def _encoded(number: int) -> bytes:
+    if 1 << 14 <= number < 1 << 28:  # offsets of code in a file
+        low = number & 0x7F | 0x80, number >> 7 & 0x7F | 0x80
+        if number < 1 << 21:
+            return bytes((*low, number >> 14))
+        return bytes((*low, number >> 14 & 0x7F | 0x80, number >> 21))
     parts = []
     while number > 0x7F:
         parts.append(number & 0x7F | 0x80)
@@ -22,12 +27,13 @@ def _encoded(number: int) -> bytes:
     return bytes(parts)
 
 
-_SMALL: Final = tuple(_encoded(number) for number in range(2048))
+_SMALL_ONES: Final = 8192
+_SMALL: Final = tuple(_encoded(number) for number in range(_SMALL_ONES))
 
 
 def varint(number: int) -> bytes:
     """An unsigned number. Raises ValueError beyond 64 bits."""
-    if 0 <= number < len(_SMALL):
+    if 0 <= number < _SMALL_ONES:
         return _SMALL[number]
     if not 0 <= number < 1 << 64:
         raise ValueError(f"{number} is not an unsigned number of 64 bits.")
@@ -36,11 +42,15 @@ def varint(number: int) -> bytes:
 
 def unsigned(field: int, number: int) -> bytes:
     """A field of type uint64 or uint32, or an int32 that is never negative."""
+    if 0 < number < _SMALL_ONES:
+        return _SMALL[field << 3] + _SMALL[number]
     return _SMALL[field << 3] + varint(number) if number else b""
 
 
 def signed(field: int, number: int) -> bytes:
     """A field of type int64. Raises ValueError beyond 64 bits."""
+    if 0 < number < _SMALL_ONES:
+        return _SMALL[field << 3] + _SMALL[number]
     return _SMALL[field << 3] + signed_varint(number) if number else b""
 
 
@@ -80,5 +90,10 @@ def packed(field: int, varints: Iterable[bytes]) -> bytes:
 
 def blocks(field: int, contents: Iterable[bytes]) -> bytes:
     """A repeated field of messages, strings or bytes."""
-    mark = _SMALL[field << 3 | _BYTES]
-    return b"".join([mark + varint(len(content)) + content for content in contents])
+    mark, small, most = _SMALL[field << 3 | _BYTES], _SMALL, _SMALL_ONES
+    return b"".join(
+        [
+            mark + (small[length] if (length := len(content)) < most else varint(length)) + content
+            for content in contents
+        ]
+    )
