@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from profiler.report import KEYS
+
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -31,6 +33,25 @@ def share(text: str) -> float:
     if not 0 <= found <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no share of one CPU such as 1%")
     return found
+
+
+def percent(text: str) -> float:
+    try:
+        found = float(text.removesuffix("%"))
+    except ValueError:
+        found = -1.0
+    if not 0 <= found <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of per cent from 0 to 100")
+    return found
+
+
+def report_keys(text: str) -> tuple[str, ...]:
+    """Columns of a report, with commas between."""
+    keys = tuple(dict.fromkeys(key.strip() for key in text.split(",")))
+    unknown = [key for key in keys if key not in KEYS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is no column; there are {', '.join(KEYS)}")
+    return keys
 
 
 def address(text: str) -> tuple[str, int]:

@@ -11,37 +11,34 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from profiler import arguments, check, events
-from profiler.accounting import account_lines
 from profiler.agent import AgentOptions, run_agent, stop_on_signals
 from profiler.cgroups import cgroup_id
 from profiler.collector import BACKENDS, Sampling
 from profiler.command import CommandError
-from profiler.formats.by_extension import WRITERS, Writer, writer_for
-from profiler.formats.folded import read_folded
-from profiler.formats.json import read_json
-from profiler.formats.pprof import read_pprof
+from profiler.file_commands import FileError, WriteError, read_files, write_output, write_table
+from profiler.formats.by_extension import extension_of, writer_for
+from profiler.formats.read import FORMATS
 from profiler.libbpf import BpfError
 from profiler.memory import keep_small
-from profiler.model import Profile, StackTable, stack_table
 from profiler.push import PushError, parse_target
-from profiler.record import Output, RecordError, RecordOptions, run_record, write_file
+from profiler.record import Output, RecordError, RecordOptions, run_record
 from profiler.run import ServerError, run_both
 from profiler.symbols import Symbols, open_symfiles
 from symbolizer.debuginfo.debuginfod import server_urls
 
 if TYPE_CHECKING:
-    from web.flamegraph.svg import Caption
+    from web.flamegraph.rendering import Rendered
 
 DEFAULT_LISTEN = "127.0.0.1:4099"
 DEFAULT_DATA = "/var/lib/pilotlight"
 FAILED, WRONG_USAGE = 1, 2
 _MANY_FILES = 1 << 16
+_EXTENSIONS = ".svg .html .folded .pb.gz .speedscope.json .firefox.json .json .txt"
 
 
 class UsageError(Exception):
@@ -60,10 +57,10 @@ def main(given: Sequence[str] | None = None) -> int:
         return WRONG_USAGE
     try:
         return int(options.run(options))
-    except UsageError as error:
+    except (UsageError, FileError) as error:
         print(f"pilotlight: {error}", file=sys.stderr)
         return WRONG_USAGE
-    except (BpfError, events.EventError, RecordError, CommandError, PushError, ServerError) as error:
+    except (BpfError, events.EventError, RecordError, CommandError, PushError, ServerError, WriteError) as error:
         print(f"pilotlight: {error}", file=sys.stderr)
         return FAILED
     except BrokenPipeError:
@@ -146,10 +143,44 @@ def _parser() -> argparse.ArgumentParser:
     capture.add_argument("--name", default="", help="what to call it on the server")
     _add_outputs(capture)
 
-    render = _command(commands, "render", _render, "make a picture of a recorded profile")
-    render.add_argument("input", metavar="IN", help="a .folded, .pb.gz or pilotlight .json file")
-    render.add_argument("-o", "--output", required=True, metavar="FILE", help="the file to write")
-    render.add_argument("--title", default="", help="the title of the picture")
+    render = _command(commands, "render", _render, "make pictures and other formats of any profiler's files")
+    _add_files(render)
+    render.add_argument("input", nargs="+", metavar="IN", help=f"{FORMATS}; several are merged; - is stdin")
+    render.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="FILE",
+        help=f"by extension {_EXTENSIONS}",
+    )
+
+    diff = _command(commands, "diff", _diff, "show what changed from one profile to another")
+    _add_files(diff)
+    diff.add_argument("before", metavar="BEFORE", help="as for render")
+    diff.add_argument(
+        "after", nargs="?", metavar="AFTER", help="without: BEFORE holds folded stacks with two counts each"
+    )
+    diff.add_argument(
+        "-o", "--output", required=True, metavar="FILE", help="by extension .svg .html .folded .json .txt"
+    )
+    diff.add_argument("--absolute", action="store_true", help="compare counts, not shares of either side")
+
+    report = _command(commands, "report", _report, "print a profile as a table")
+    report.add_argument("input", nargs="+", metavar="IN", help="as for render")
+    report.add_argument("--event", default="", help="which event of files that hold several")
+    report.add_argument(
+        "-s", "--sort", type=arguments.report_keys, metavar="KEYS", help="columns to tell rows by (comm,dso,symbol)"
+    )
+    report.add_argument(
+        "--children",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="with callers, in the order of what ran below them",
+    )
+    report.add_argument(
+        "--percent-limit", type=arguments.percent, default=0.0, metavar="PERCENT", help="leave lighter rows out (0)"
+    )
+    report.add_argument("-o", "--output", default="-", metavar="FILE", help="the file to write (stdout)")
 
     symbolize = _command(commands, "symbolize", _symbolize, "names for addresses of a file or a process")
     _add_symbols(symbolize)
@@ -182,6 +213,14 @@ def _command(
     parser = commands.add_parser(name, help=purpose, description=purpose[0].upper() + purpose[1:] + ".")
     parser.set_defaults(run=run)
     return parser
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--title", default="", help="the title of the picture")
+    parser.add_argument("--event", default="", help="which event of files that hold several")
+    parser.add_argument(
+        "--reverse", action="store_true", help="stacks from the leaf on: where time goes, and who called"
+    )
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
@@ -232,7 +271,7 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="by extension .svg .folded .pb.gz .speedscope.json .json; -.folded is stdout (pilotlight.svg)",
+        help=f"by extension {_EXTENSIONS}; -.folded is stdout (pilotlight.svg)",
     )
 
 
@@ -470,74 +509,70 @@ def _symbolize(options: argparse.Namespace) -> int:
 
 
 def _render(options: argparse.Namespace) -> int:
+    from web.flamegraph.rendering import EXTENSIONS, Options, render
+
+    extension = _extension(options.output, EXTENSIONS)
+    files = read_files(options.input, _say)
+    how = Options(options.title, options.event, options.reverse)
+    return _written(options.output, lambda: render(files, extension, how))
+
+
+def _diff(options: argparse.Namespace) -> int:
+    from web.flamegraph.rendering import DIFFERENCES, Options, render_difference
+
+    extension = _extension(options.output, DIFFERENCES)
+    before = read_files([options.before], _say)
+    after = read_files([options.after], _say) if options.after else before
+    how = Options(options.title, options.event, options.reverse)
+    return _written(options.output, lambda: render_difference(before, after, extension, how, absolute=options.absolute))
+
+
+def _report(options: argparse.Namespace) -> int:
+    from web.flamegraph.rendering import merged
+
+    files = read_files(options.input, _say)
     try:
-        writer = writer_for(options.output, _writers())
+        profile, problems = merged(files, options.event)
     except ValueError as error:
-        raise UsageError(str(error)) from error
-    try:
-        data = Path(options.input).read_bytes()
-    except OSError as error:
-        raise UsageError(f"{options.input} cannot be read ({error.strerror}).") from error
-    try:
-        if options.input.endswith(".json"):
-            rendered = writer(read_json(data))
-        elif not options.output.endswith(".svg"):
-            raise UsageError("Only pilotlight's own .json can be made into anything but .svg.")
-        elif options.input.endswith((".pb.gz", ".pb", ".pprof")):
-            rendered = _picture(read_pprof(data), options.title or options.input)
-        else:
-            table, problems = read_folded(data)
-            for problem in problems:
-                _say(f"{options.input}: {problem}")
-            rendered = _picture(table, options.title or options.input)
-    except ValueError as error:
-        raise UsageError(f"{options.input}: {error}") from error
-    try:
-        write_file(_stdout(options.output), rendered)
-    except OSError as error:
-        _say(f"{options.output} could not be written ({error.strerror}).")
-        return FAILED
+        raise UsageError(f"{error}.") from error
+    for problem in problems:
+        _say(problem)
+    write_table(
+        files,
+        profile,
+        options.output,
+        keys=options.sort,
+        children=options.children,
+        percent_limit=options.percent_limit,
+    )
     return 0
 
 
-def _output(path: str) -> Output:
+def _written(path: str, make: Callable[[], Rendered]) -> int:
     try:
-        return Output(_stdout(path), writer_for(path, _writers()))
+        rendered = make()
+    except ValueError as error:
+        raise UsageError(f"{error}.") from error
+    for problem in rendered.problems:
+        _say(problem)
+    write_output(path, rendered.data)
+    return 0
+
+
+def _extension(path: str, known: Sequence[str]) -> str:
+    try:
+        return extension_of(path, known)
     except ValueError as error:
         raise UsageError(str(error)) from error
 
 
-def _stdout(path: str) -> str:
-    """ "-" for a path such as -.folded, which is stdout in that format."""
-    return "-" if path.startswith("-.") else path
+def _output(path: str) -> Output:
+    from web.flamegraph.rendering import writers
 
-
-def _writers() -> dict[str, Writer]:
-    return {**WRITERS, ".svg": _write_svg}
-
-
-def _write_svg(profile: Profile) -> bytes:
-    from web.flamegraph.svg import Caption
-
-    title = f"{profile.host} · {profile.event}"
-    start = datetime.fromtimestamp(profile.window.start_ns / 1e9).astimezone()
-    subtitle = f"{start:%Y-%m-%d %H:%M:%S %z}, {profile.window.seconds:.1f} s at {profile.hz} Hz"
-    notes = account_lines(profile.accounting)
-    caption = Caption(title, subtitle, notes, background="cpu", seconds_per_sample=1 / profile.hz)
-    return _flamegraph(stack_table(profile), caption)
-
-
-def _picture(table: StackTable, title: str) -> bytes:
-    from web.flamegraph.svg import Caption
-
-    return _flamegraph(table, Caption(os.path.basename(title), "", (), background="cpu"))
-
-
-def _flamegraph(table: StackTable, caption: Caption) -> bytes:
-    from web.flamegraph.calltree import build_tree
-    from web.flamegraph.svg import write_svg
-
-    return write_svg(build_tree(table), caption)
+    try:
+        return Output("-" if path.startswith("-.") else path, writer_for(path, writers()))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def _check(options: argparse.Namespace) -> int:

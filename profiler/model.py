@@ -32,7 +32,8 @@ class Sample:
     """`count` ticks that found the same thread name of the same process in the same stack.
 
     `stack` is leaf first, kernel frames before user frames, and may be empty. `process` is the
-    name of the process, `thread` that of the thread (its comm). `service` and `container` are ""
+    name of the process, `thread` that of the thread (its comm); both are "" and `pid` is 0 where a file of
+    another profiler does not tell. `service` and `container` are ""
     where the process belongs to none.
     """
 
@@ -211,7 +212,9 @@ class Profile:
     """Everything one host executed in one window, for one event.
 
     `event` is the perf event's name ("cpu-clock", "cycles"). `hz` is samples a second and CPU; a
-    count of 1 stands for 1/hz CPU-seconds. sampled == sum of the samples' counts.
+    count of 1 stands for 1/hz CPU-seconds. What other profilers count that is neither time nor
+    samples of it has its unit in the event's name ("alloc_space:bytes", see event_names.py) and an
+    hz of 1, which means nothing there. sampled == sum of the samples' counts.
     """
 
     host: str
@@ -267,8 +270,8 @@ def stack_table(profile: Profile) -> StackTable:
 
 
 def bases(process: str, thread: str) -> list[tuple[str, Kind]]:
-    """The names a stack stands on, root first: its process, and its thread where named otherwise."""
-    names = [(process, Kind.PROCESS)]
+    """The names a stack stands on, root first: its process, where known, and its thread, where named otherwise."""
+    names = [(process, Kind.PROCESS)] if process else []
     if thread != process:
         names.append((thread, Kind.THREAD))
     return names

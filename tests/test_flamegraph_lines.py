@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from profiler.formats.pprof import read_pprof, write_pprof
+from profiler.formats.pprof import write_pprof
+from profiler.formats.pprof_read import read_pprof
 from profiler.formats.speedscope import write_speedscope
 from profiler.model import Accounting, NumberedFrames, Profile, Sample, StackTable, Window, functions_of, stack_table
 from symbolizer.types import Binary, Frame, Kind, Location
@@ -80,7 +81,7 @@ def rows(numbers: list[list[int]]) -> Ragged:
 
 
 def from_pprof(profile: Profile) -> StackTable:
-    return read_pprof(write_pprof(profile))
+    return stack_table(read_pprof(write_pprof(profile)).profiles[0])
 
 
 SOURCES = [stack_table, stored, from_pprof]

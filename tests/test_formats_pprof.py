@@ -10,12 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from profiler.formats import pprof
-from profiler.formats.pprof import read_pprof, write_pprof
-from profiler.model import Accounting, Profile, Sample, StackTable, Window
+from profiler.event_names import unit_of
+from profiler.formats import pprof_read
+from profiler.formats.pprof import Message as MESSAGE
+from profiler.formats.pprof import write_pprof
+from profiler.formats.pprof_read import read_pprof
+from profiler.model import Accounting, Profile, Sample, StackTable, Window, stack_table
 from symbolizer.types import Binary, Frame, Kind, Location, Reason
 
-MESSAGE: Any = pprof._message_class("Profile")
 WINDOW = Window(1_763_683_200_000_000_000, 1_763_683_210_000_000_000)
 
 
@@ -31,6 +33,10 @@ def location(name: str, path: str = "/bin/app", kind: Kind = Kind.NATIVE, addres
 
 def decoded(data: bytes) -> Any:
     return MESSAGE.FromString(gzip.decompress(data))
+
+
+def first(data: bytes) -> StackTable:
+    return stack_table(read_pprof(data).profiles[0])
 
 
 def names(table: StackTable) -> list[list[str]]:
@@ -84,7 +90,7 @@ def test_kinds_are_read_from_mappings_lines_and_brackets() -> None:
         Location(2, Binary("/bin/app"), (Frame("min", Kind.INLINED), Frame("main", Kind.NATIVE))),
         Location(3, None, (Frame("[no mapping]", Kind.UNKNOWN, reason=Reason.NO_MAPPING),)),
     )
-    table = read_pprof(write_pprof(profile_of(Sample(stack, 1, "app", "pool", 1))))
+    table = first(write_pprof(profile_of(Sample(stack, 1, "app", "pool", 1))))
     frames = [table.frames[i] for i in table.index]
     assert [(frame.function, frame.kind, frame.reason) for frame in frames] == [
         ("app", Kind.PROCESS, None),
@@ -127,7 +133,7 @@ def test_the_value_read_is_samples_or_else_the_default(
 ) -> None:
     message = foreign(*types, default=default)
     for data in (message.SerializeToString(), gzip.compress(message.SerializeToString())):
-        table = read_pprof(data)
+        table = first(data)
         assert (table.counts.tolist(), names(table)) == ([count], [["f"]])
 
 
@@ -138,7 +144,7 @@ def test_a_location_without_lines_is_an_unknown_frame_of_its_mapping() -> None:
     message.location.add(id=6, mapping_id=1, address=4)
     message.location.add(id=7, address=4)
     message.sample[0].location_id.extend([6, 7])
-    table = read_pprof(message.SerializeToString())
+    table = first(message.SerializeToString())
     assert names(table) == [["[no mapping]", "[libx.so: no symbols]", "f"]]
     assert [frame.reason for frame in table.frames] == [Reason.NO_MAPPING, Reason.NO_SYMBOLS, None]
 
@@ -185,13 +191,13 @@ def test_damage_is_told_in_a_sentence(data: bytes, sentence: str) -> None:
 
 
 def test_a_gzip_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pprof, "MAX_DECODED", 1 << 20)
+    monkeypatch.setattr(pprof_read, "MAX_DECODED", 1 << 20)
     with pytest.raises(ValueError, match="larger than 1 MB"):
         read_pprof(gzip.compress(bytes(1 << 22)))
 
 
 def test_few_bytes_cannot_unfold_into_frames_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pprof, "MAX_FRAMES", 10)
+    monkeypatch.setattr(pprof_read, "MAX_FRAMES", 10)
     message = foreign(("samples", "count"))
     message.sample[0].location_id.extend([5] * 10)
     with pytest.raises(ValueError, match="more than 10 frames"):
@@ -205,3 +211,94 @@ def test_noise_is_read_or_refused_never_more(data: bytes) -> None:
         read_pprof(data)
     except ValueError as error:
         assert str(error)
+
+
+def with_period(message: Any, name: str, unit: str, period: int) -> bytes:
+    for word in (name, unit):
+        if word not in message.string_table:
+            message.string_table.append(word)
+    strings = list(message.string_table)
+    message.period_type.type, message.period_type.unit = strings.index(name), strings.index(unit)
+    message.period = period
+    return bytes(message.SerializeToString())
+
+
+def events(data: bytes) -> list[tuple[str, int, int]]:
+    return [(profile.event, profile.hz, profile.accounting.sampled) for profile in read_pprof(data).profiles]
+
+
+def test_a_count_and_the_time_it_stands_for_are_one_profile() -> None:
+    message = foreign(("samples", "count"), ("cpu", "nanoseconds"))
+    message.sample[0].value[:] = [10, 100_000_000]
+    assert events(with_period(message, "cpu", "nanoseconds", 10_000_000)) == [("cpu-clock", 100, 10)]
+
+
+def test_wall_time_is_no_time_on_the_cpu() -> None:
+    message = foreign(("sample", "count"), ("wall", "nanoseconds"))
+    message.sample[0].value[:] = [10, 100_000_000]
+    assert events(with_period(message, "wall", "nanoseconds", 10_000_000)) == [("wall", 100, 10)]
+
+
+def test_every_sample_type_of_a_heap_profile_is_a_profile_with_its_unit() -> None:
+    message = foreign(
+        ("alloc_objects", "count"), ("alloc_space", "bytes"), ("inuse_objects", "count"), ("inuse_space", "bytes")
+    )
+    assert events(with_period(message, "space", "bytes", 524_288)) == [
+        ("inuse_space:bytes", 1, 40),
+        ("alloc_objects:count", 1, 10),
+        ("alloc_space:bytes", 1, 20),
+        ("inuse_objects:count", 1, 30),
+    ]
+    assert [unit_of(profile.event) for profile in read_pprof(message.SerializeToString()).profiles] == [
+        "bytes",
+        "alloc_objects",
+        "bytes",
+        "inuse_objects",
+    ]
+
+
+def test_contentions_are_counts_and_their_delay_is_time() -> None:
+    message = foreign(("contentions", "count"), ("delay", "nanoseconds"))
+    message.sample[0].value[:] = [3, 5_000_000]
+    found = events(with_period(message, "contentions", "count", 1))
+    assert found == [("delay", 1_000_000, 5000), ("contentions:count", 1, 3)]
+
+
+def test_the_account_of_others_closes_and_says_that_it_is_assumed() -> None:
+    message = foreign(("samples", "count"))
+    message.string_table.extend(["comm", "x", "pid"])
+    comm, x, pid = range(len(message.string_table) - 3, len(message.string_table))
+    message.sample[0].label.add(key=comm, str=x)
+    message.sample[0].label.add(key=pid, num=7)
+    message.time_nanos, message.duration_nanos = 10**18, 10**10
+    read = read_pprof(message.SerializeToString(), "web-1")
+    (profile,) = read.profiles
+    assert profile.accounting == Accounting(10, 10, 0, 0, 10, frames_named=10) and profile.accounting.closes
+    assert (profile.host, profile.window, profile.samples[0].pid) == ("web-1", Window(10**18, 10**18 + 10**10), 7)
+    assert any("does not say where its ticks went" in problem for problem in read.problems)
+    assert "Labels of samples were left out: comm." in read.problems
+
+
+def test_our_own_heading_is_not_believed_where_it_does_not_fit() -> None:
+    message = decoded(write_pprof(profile_of(Sample((location("f"),), 1, "p", "p", 4))))
+    message.sample[0].value[0] = 5
+    read = read_pprof(message.SerializeToString())
+    assert read.profiles[0].accounting.sampled == 5
+    assert "its accounting speaks of 4 samples, but it holds 5" in read.problems[0]
+
+
+def test_what_is_no_time_is_written_with_its_own_type_and_read_back() -> None:
+    samples = (Sample((location("f"),), 1, "p", "p", 4096),)
+    profile = Profile("h", "alloc_space:bytes", 1, WINDOW, samples, Accounting(4096, 4096, 0, 0, 4096))
+    message = decoded(write_pprof(profile))
+    types = [(message.string_table[of.type], message.string_table[of.unit]) for of in message.sample_type]
+    assert types == [("alloc_space", "bytes")] and list(message.sample[0].value) == [4096]
+    assert read_pprof(write_pprof(profile)).profiles == (profile,)
+
+
+def test_a_pid_that_cannot_be_one_is_told() -> None:
+    message = foreign(("samples", "count"))
+    message.string_table.append("pid")
+    message.sample[0].label.add(key=len(message.string_table) - 1, num=-3)
+    with pytest.raises(ValueError, match="pid -3"):
+        read_pprof(message.SerializeToString())

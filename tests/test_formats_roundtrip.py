@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections import Counter
 from dataclasses import replace
@@ -15,7 +16,8 @@ from profiler.formats.folded import read_folded, write_folded
 from profiler.formats.json import read_json, write_json
 from profiler.formats.names import encodable
 from profiler.formats.otlp import PushIdentity, read_otlp, write_otlp
-from profiler.formats.pprof import read_pprof, write_pprof
+from profiler.formats.pprof import Message, write_pprof
+from profiler.formats.pprof_read import read_pprof
 from profiler.formats.speedscope import write_speedscope
 from profiler.model import Accounting, Cost, Passage, Profile, Sample, StackTable, Unwinding, Window, stack_table
 from symbolizer.types import Binary, Frame, Kind, Location, Reason
@@ -192,7 +194,7 @@ def test_every_format_gives_the_same_total(profile: Profile) -> None:
         "json": sum(sample.count for sample in read_json(write_json(profile)).samples),
         "otlp": sum(sample.count for sample in otlp.samples),
         "folded": int(folded.counts.sum()),
-        "pprof": int(read_pprof(write_pprof(profile)).counts.sum()),
+        "pprof": sum(sample.count for sample in read_pprof(write_pprof(profile)).profiles[0].samples),
         "speedscope": sum(speedscope["weights"]),
         "speedscope's end": speedscope["endValue"],
     } == dict.fromkeys(["json", "otlp", "folded", "pprof", "speedscope", "speedscope's end"], total)
@@ -208,7 +210,8 @@ def test_folded_keeps_names_and_the_kinds_it_has_suffixes_for(profile: Profile) 
         words = [(frame.function or "[unnamed]", FOLDED_KIND.get(frame.kind, "")) for frame in table.frames]
         found: Counter[tuple[tuple[str, str], ...]] = Counter()
         for i, count in enumerate(table.counts.tolist()):
-            found[tuple(words[j] for j in table.index[table.offsets[i] : table.offsets[i + 1]])] += count
+            stack = tuple(words[j] for j in table.index[table.offsets[i] : table.offsets[i + 1]])
+            found[stack or (("[no stack]", ""),)] += count
         return found
 
     table, problems = read_folded(write_folded(profile))
@@ -234,19 +237,19 @@ def test_pprof_keeps_names_from_process_to_leaf(profile: Profile) -> None:
                 process=sample.process or "?",
                 thread=sample.thread or "?",
                 stack=tuple(found for found in sample.stack if all(f.function for f in found.frames))
-                or (Location(0, None, (Frame("[no stack]", Kind.UNKNOWN),)),),
+                or (Location(0, None, (Frame("[nothing]", Kind.UNKNOWN),)),),
             )
             for sample in profile.samples
         ),
     )
-    assert stacks(read_pprof(write_pprof(named))) == stacks(stack_table(named))
+    assert stacks(stack_table(read_pprof(write_pprof(named)).profiles[0])) == stacks(stack_table(named))
 
 
 def test_pprof_gives_an_empty_stack_a_frame_as_readers_would_leave_it_out() -> None:
     profile = Profile("h", "cpu-clock", 99, Window(1, 2), (Sample((), 1, "p", "t", 4),), Accounting(sampled=4))
-    table = read_pprof(write_pprof(profile))
-    assert [frame.function for frame in table.frames] == ["p", "t", "[no stack]"]
-    assert table.counts.tolist() == [4]
+    message = Message.FromString(gzip.decompress(write_pprof(profile)))
+    assert "[no stack]" in message.string_table and len(message.sample[0].location_id) == 1
+    assert read_pprof(write_pprof(profile)).profiles == (profile,)
 
 
 @pytest.mark.parametrize("extension", WRITERS)
@@ -257,7 +260,7 @@ def test_a_profile_without_samples_is_valid_in_every_format(extension: str) -> N
         case ".folded":
             assert read_folded(data)[0].counts.tolist() == []
         case ".pb.gz":
-            assert read_pprof(data).counts.tolist() == []
+            assert read_pprof(data).profiles == (empty,)
         case ".json":
             assert read_json(data) == empty
         case _:

@@ -32,6 +32,7 @@ from web import (
     hosts,
     ingest,
     names,
+    open_file,
     pages,
     pprof_endpoint,
     questions,
@@ -103,8 +104,8 @@ def _assemble(options: ServerOptions) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.options = options
-    routed = (hosts, pages, api, questions, settings, ingest, names, captures_api, captures_pages, pprof_endpoint)
-    for module in routed:
+    routed = (hosts, pages, api, questions, settings, ingest, names, open_file)
+    for module in (*routed, captures_api, captures_pages, pprof_endpoint):
         app.include_router(module.router)
     app.add_middleware(EndWhenGone, store=lambda: app.state.store)
     app.add_middleware(_Mistakes)

@@ -269,6 +269,35 @@ class PprofPage:
 
 
 @dataclass(frozen=True, slots=True)
+class Opened:
+    """A file that is shown: its name, format and event, all its events, what its counts are, and the picture, an
+    SVG element as text. `problems` are sentences about what was left out of it, `extensions` are the formats it can be
+    had in."""
+
+    name: str
+    format: str
+    problems: tuple[str, ...]
+    event: str
+    events: tuple[str, ...]
+    samples: int
+    unit: str
+    accounting: Accounting
+    extensions: tuple[str, ...]
+    picture: str
+
+
+@dataclass(frozen=True, slots=True)
+class OpenPage:
+    """templates/open.html: GET /open, and POST with the file as body. `limit` is the size of a file in bytes, `formats`
+    are those that can be read. `problem` says in a sentence why a file cannot be shown, or is ""."""
+
+    limit: int
+    formats: str
+    problem: str
+    opened: Opened | None
+
+
+@dataclass(frozen=True, slots=True)
 class LoginPage:
     """templates/login.html."""
 

@@ -10,6 +10,7 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from profiler.accounting import account_lines
+from profiler.event_names import is_cpu, unit_of
 from profiler.formats.by_extension import WRITERS
 from web import urls
 from web.flamegraph.svg import MOST_NODES, Caption, write_svg
@@ -24,8 +25,8 @@ MEDIA_TYPES: Final = {
     "folded": "text/plain; charset=utf-8",
     "pb.gz": "application/octet-stream",
     "speedscope.json": "application/json",
+    "firefox.json": "application/json",
 }
-_CPU_EVENTS: Final = ("cpu", "cycles", "task-clock", "instructions")
 
 
 def export(request: Request, selection: Selection, extension: str, group_by: Sequence[str] = ()) -> Response:
@@ -63,6 +64,7 @@ def caption(overview: Overview, selection: Selection) -> Caption:
         title=f"{host_title(overview.hosts)} · {overview.event}" + (f" · {filters}" if filters else ""),
         subtitle=f"{rfc3339(start)} to {rfc3339(end)}, {rates}" + (", by the hour" if selection.by_hour else ""),
         notes=notes if len(overview.rates) == 1 else (*notes, f"rates: counted as {rates}"),
-        background="cpu" if overview.event.startswith(_CPU_EVENTS) else "other",
-        seconds_per_sample=1 / overview.hz,
+        unit=unit_of(overview.event),
+        background="cpu" if is_cpu(overview.event) else "memory" if unit_of(overview.event) == "bytes" else "other",
+        seconds_per_sample=1 / overview.hz if unit_of(overview.event) == "samples" else None,
     )

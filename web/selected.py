@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal
 from fastapi import Depends, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
+from profiler.event_names import unit_of
 from profiler.formats.json import accounting_object
 from profiler.model import Accounting
 from web.store.queries import Overview, Queries, rates_title
@@ -102,7 +103,7 @@ def factor(values: Values, overview: Overview) -> float | None:
     accounting = overview.accounting
     if values == "relative":
         return 1 / max(accounting.sampled, 1)
-    if ":" in overview.event:
+    if unit_of(overview.event) != "samples":
         raise BadQuery(f"samples of {overview.event[:80]} are no CPU time: choose values=samples or values=relative")
     if values == "cpu-seconds":
         return 1 / overview.hz

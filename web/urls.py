@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Final
 from urllib.parse import quote, urlencode
 
-TWINS: Final = ("svg", "json", "folded", "pb.gz", "speedscope.json")
+TWINS: Final = ("svg", "json", "folded", "pb.gz", "speedscope.json", "firefox.json")
 
 Query = tuple[tuple[str, str], ...]
 
@@ -37,6 +37,10 @@ def capture_api(id: str) -> str:
 
 def settings() -> str:
     return "/settings"
+
+
+def open_file() -> str:
+    return "/open"
 
 
 def static(name: str) -> str:

@@ -62,9 +62,23 @@ def write_folded(profile: Profile) -> bytes:
     offsets = table.offsets.tolist()
     totals: dict[str, int] = {}
     for start, end, count in zip(offsets[:-1], offsets[1:], table.counts.tolist(), strict=True):
-        stack = ";".join(index[start:end])
+        stack = ";".join(index[start:end]) or "[no stack]"
         totals[stack] = totals.get(stack, 0) + count
     return "".join(f"{stack} {count}\n" for stack, count in sorted(totals.items())).encode()
+
+
+def write_differential(before: StackTable, after: StackTable) -> bytes:
+    """The stacks of both, sorted, each with its count before and after: what difffolded.pl writes and flamegraph.pl
+    draws as a differential flame graph."""
+    totals: dict[str, list[int]] = {}
+    for side, table in enumerate((before, after)):
+        names = [_name(frame) for frame in table.frames]
+        index = [names[i] for i in table.index.tolist()]
+        offsets = table.offsets.tolist()
+        for start, end, count in zip(offsets[:-1], offsets[1:], table.counts.tolist(), strict=True):
+            stack = ";".join(index[start:end]) or "[no stack]"
+            totals.setdefault(stack, [0, 0])[side] += count
+    return "".join(f"{stack} {old} {new}\n" for stack, (old, new) in sorted(totals.items())).encode()
 
 
 def _name(frame: Frame) -> str:
@@ -148,6 +162,29 @@ def read_folded(data: bytes) -> tuple[StackTable, list[str]]:
         _unfold(part, frame_of_word[part.words], index[first:stop])
         first = stop
     return StackTable(frames, [""] * len(frames), index, offsets, counts), problems
+
+
+def read_differential(data: bytes) -> tuple[tuple[StackTable, StackTable], list[str]]:
+    """Reads stacks that end in two counts, before and after, as difffolded.pl writes them. Otherwise as read_folded."""
+    lines: tuple[list[bytes], list[bytes]] = [], []
+    malformed = 0
+    for number, line in enumerate(data.replace(b"\r\n", b"\n").split(b"\n"), 1):
+        if not line.strip() or line.startswith(b"#"):
+            continue
+        words = line.rsplit(None, 2)
+        if len(words) < 3 or not all(_COUNT.fullmatch(word) for word in words[1:]):
+            malformed = malformed or number
+            continue
+        for side, word in zip(lines, words[1:], strict=True):
+            side.append(words[0] + b" " + word)
+    if malformed:
+        raise ValueError(f"line {malformed} should read name;name;name BEFORE AFTER, as the lines before it do")
+    tables, problems = [], dict[str, None]()
+    for side in lines:
+        table, found = read_folded(b"\n".join(side))
+        tables.append(table)
+        problems.update(dict.fromkeys(found))
+    return (tables[0], tables[1]), list(problems)
 
 
 def _read_lines(data: memoryview, numbers: _Numbers) -> _Lines:

@@ -59,12 +59,7 @@ def write_json(profile: Profile) -> bytes:
         {
             "format": _FORMAT,
             "version": VERSION,
-            "host": profile.host,
-            "event": profile.event,
-            "hz": profile.hz,
-            "window": (profile.window.start_ns, profile.window.end_ns),
-            "labels": dict(profile.labels),
-            "accounting": accounting_object(profile.accounting),
+            **heading_object(profile),
             "binaries": [(binary.path, binary.build_id) for binary in binaries],
             "frames": [(f.function, f.kind, f.system_name, f.file, f.line, f.reason) for f in frames],
             "locations": location_rows,
@@ -74,6 +69,18 @@ def write_json(profile: Profile) -> bytes:
         },
         separators=(",", ":"),
     ).encode()
+
+
+def heading_object(profile: Profile) -> dict[str, object]:
+    """All but the samples, as a JSON object; the same in every format that has a place for one."""
+    return {
+        "host": profile.host,
+        "event": profile.event,
+        "hz": profile.hz,
+        "window": (profile.window.start_ns, profile.window.end_ns),
+        "labels": dict(profile.labels),
+        "accounting": accounting_object(profile.accounting),
+    }
 
 
 def accounting_object(accounting: Accounting) -> dict[str, object]:
@@ -129,6 +136,11 @@ def read_json(data: bytes) -> Profile:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"this is not JSON: {error}") from error
+    return read_document(document)
+
+
+def read_document(document: object) -> Profile:
+    """As read_json, of what json.loads made of it."""
     if not isinstance(document, dict) or document.get("format") != _FORMAT:
         raise ValueError(f'this JSON is not a pilotlight profile: it has no "format": "{_FORMAT}"')
     if document.get("version") != VERSION:
@@ -175,23 +187,32 @@ def _profile(document: Mapping[str, Any]) -> Profile:
     for stack, of_sample, count in document["samples"]:
         pid, process, thread, service, container = _at(threads, of_sample)
         samples.append(Sample(_at(stacks, stack), pid, process, thread, _number(count), service, container))
-    accounting = _accounting(document["accounting"])
+    return read_heading(document, tuple(samples))
+
+
+def read_heading(document: Mapping[str, Any], samples: tuple[Sample, ...]) -> Profile:
+    """The profile of these samples, all else from what `heading_object` made. Raises ValueError for what it did not."""
+    try:
+        accounting = _accounting(document["accounting"])
+        start, end = document["window"]
+        hz = _number(document["hz"])
+        profile = Profile(
+            _text(document["host"]),
+            _text(document["event"]),
+            hz,
+            Window(_number(start), _number(end)),
+            samples,
+            accounting,
+            _by_name(document["labels"], _text),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"there is no {error}" if isinstance(error, KeyError) else str(error)) from error
+    if hz < 1:
+        raise ValueError("hz has to be above 0")
     total = sum(sample.count for sample in samples)
     if accounting.sampled != total:
         raise ValueError(f"its accounting speaks of {accounting.sampled} samples, but it holds {total}")
-    start, end = document["window"]
-    hz = _number(document["hz"])
-    if hz < 1:
-        raise ValueError("hz has to be above 0")
-    return Profile(
-        _text(document["host"]),
-        _text(document["event"]),
-        hz,
-        Window(_number(start), _number(end)),
-        tuple(samples),
-        accounting,
-        _by_name(document["labels"], _text),
-    )
+    return profile
 
 
 def _accounting(found: Mapping[str, Any]) -> Accounting:

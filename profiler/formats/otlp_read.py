@@ -21,6 +21,7 @@ from opentelemetry.proto.profiles.v1development import profiles_pb2 as pb
 
 from profiler.formats import otlp_foreign as foreign
 from profiler.formats.otlp_write import COSTS, TICKS, PushIdentity
+from profiler.formats.reading import plain_accounting
 from profiler.model import Accounting, Cost, Profile, Sample, Unwinding, Window
 from symbolizer.types import Binary, Frame, Kind, Location, Reason
 from symbolizer.unknown import unknown
@@ -229,7 +230,7 @@ class _Reader:
             hz,
             window,
             tuple(part.samples),
-            accounting or _accounting_of(part.samples, total),
+            accounting or plain_accounting(part.samples, total),
             dict(labels),
         )
 
@@ -498,23 +499,3 @@ def _accounting_group(key: str) -> tuple[str, str]:
     if name != key and name in COSTS:
         return "cost", name
     return "", ""
-
-
-def _accounting_of(samples: Iterable[Sample], total: int) -> Accounting:
-    """The accounting of a profiler that sent none: what came is all that there was."""
-    counts: dict[int, int] = {}
-    stacks = {}
-    for sample in samples:
-        stacks[id(sample.stack)] = sample.stack
-        counts[id(sample.stack)] = counts.get(id(sample.stack), 0) + sample.count
-    named = 0
-    unknown: dict[str, int] = {}
-    for key, stack in stacks.items():
-        for location in stack:
-            for frame in location.frames:
-                if frame.kind is Kind.UNKNOWN:
-                    reason = str(frame.reason or Reason.NO_SYMBOLS)
-                    unknown[reason] = unknown.get(reason, 0) + counts[key]
-                else:
-                    named += counts[key]
-    return Accounting(expected=total, ticks=total, sampled=total, frames_named=named, frames_unknown=unknown)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final
 
+from profiler.event_names import time_name, type_and_unit
 from profiler.formats import otlp_foreign as foreign
 from profiler.formats.names import encodable
 from profiler.formats.wire import block, blocks, fixed64, packed, present, signed, signed_varint, text, unsigned, varint
@@ -58,14 +59,12 @@ def write_otlp(profile: Profile, identity: PushIdentity | None = None) -> bytes:
         tables.attribute("pilotlight.hz", profile.hz),
     ]
     accounting = [tables.attribute(key, n) for key, n in _accounting_items(profile.accounting)]
-    sample_type = _value_type(tables, "samples", "count")
-    period_type = _value_type(tables, "cpu", "nanoseconds")
-    window = (
-        fixed64(3, profile.window.start_ns)
-        + unsigned(4, profile.window.end_ns - profile.window.start_ns)
-        + block(5, period_type)
-        + signed(6, round(1e9 / profile.hz))
-    )
+    counted = type_and_unit(profile.event)
+    sample_type = _value_type(tables, *(counted or ("samples", "count")))
+    window = fixed64(3, profile.window.start_ns) + unsigned(4, profile.window.end_ns - profile.window.start_ns)
+    if counted is None:
+        window += block(5, _value_type(tables, time_name(profile.event), "nanoseconds"))
+        window += signed(6, round(1e9 / profile.hz))
     resources = []
     for place, ((service, container), samples) in enumerate((groups or {("", ""): []}).items()):
         written = (

@@ -1,8 +1,8 @@
-"""pprof's profile.proto, gzipped: what `go tool pprof` and most profile stores read.
+"""pprof's profile.proto, gzipped: what `go tool pprof` and most profile stores read; pprof_read.py reads it.
 
-Samples have two values, samples/count and cpu/nanoseconds, and the labels pid, process, thread,
-service and container; frames are code only (`pprof -tagroot=process,thread` puts the names below
-them). A location has a line for each of its frames, inlined ones first, with the file and line of this
+Samples have two values, samples/count and cpu/nanoseconds (or one, of what is no time: alloc_space/bytes), and the
+labels pid, process, thread, service and container; frames are code only (`pprof -tagroot=process,thread` puts the
+names below them). A location has a line for each of its frames, inlined ones first, with the file and line of this
 very address (`pprof -lines`, `-list`). Addresses are offsets in the mapped file, so a mapping spans all
 addresses. The comments say where every tick went, for people, and once more as JSON behind
 `pilotlight: `.
@@ -15,29 +15,22 @@ from __future__ import annotations
 
 import gzip
 import json
-import zlib
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Final
 
-import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory  # type: ignore[import-untyped]
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-
 from profiler.accounting import account_lines
-from profiler.formats.json import accounting_object
-from profiler.formats.names import encodable, frame_named
-from profiler.model import NumberedFrames, Profile, StackTable
+from profiler.event_names import time_name, type_and_unit
+from profiler.formats.json import heading_object
+from profiler.formats.names import encodable
+from profiler.formats.protobuf import message_classes
+from profiler.model import Profile
 from symbolizer.types import Binary, Frame, Kind, Location, Reason
-from symbolizer.unknown import file_name, unknown
 
-MAX_DECODED: Final = 256 << 20  # bytes of a profile after gunzip
-MAX_FRAMES: Final = 64 << 20  # frames of all samples: few bytes must not unfold into many
-_MAX_INT: Final = (1 << 63) - 1
+OWN: Final = "pilotlight: "  # begins the comment that is for machines
 _WHOLE_SPACE: Final = (1 << 64) - 1
 
 # Some readers leave samples without locations out of their totals.
-_NO_STACK: Final = (Location(0, None, (Frame("[no stack]", Kind.UNKNOWN, reason=Reason.NO_MAPPING),)),)
+NO_STACK: Final = Location(0, None, (Frame("[no stack]", Kind.UNKNOWN, reason=Reason.NO_MAPPING),))
 
 _FIELDS: Final = {
     "Profile": (
@@ -59,36 +52,7 @@ _FIELDS: Final = {
 }
 
 
-def _message_class(name: str) -> Any:
-    """The protobuf class of a message in `_FIELDS`, made from its description."""
-    types = descriptor_pb2.FieldDescriptorProto
-    scalars = {
-        "int64": types.TYPE_INT64,
-        "uint64": types.TYPE_UINT64,
-        "bool": types.TYPE_BOOL,
-        "string": types.TYPE_STRING,
-    }
-    package = "perftools.profiles"
-    file = descriptor_pb2.FileDescriptorProto(name="profile.proto", package=package, syntax="proto3")
-    for message, fields in _FIELDS.items():
-        described = file.message_type.add(name=message)
-        for words in fields.split(","):
-            number, field, type_name = words.split()
-            base = type_name.removesuffix("*")
-            added = described.field.add(
-                name=field,
-                number=int(number),
-                label=types.LABEL_REPEATED if type_name.endswith("*") else types.LABEL_OPTIONAL,
-                type=scalars.get(base, types.TYPE_MESSAGE),
-            )
-            if base not in scalars:
-                added.type_name = f".{package}.{base}"
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.{name}"))
-
-
-_Message: Final = _message_class("Profile")
+Message: Final = message_classes("perftools.profiles", _FIELDS)["Profile"]
 
 
 def write_pprof(profile: Profile) -> bytes:
@@ -96,14 +60,20 @@ def write_pprof(profile: Profile) -> bytes:
 
     Raises ValueError for a number that the format cannot hold (beyond 64 bits).
     """
-    message = _Message()
+    message = Message()
     tables = _Tables(message)
-    message.sample_type.add(type=tables.string("samples"), unit=tables.string("count"))
-    message.sample_type.add(type=tables.string("cpu"), unit=tables.string("nanoseconds"))
-    message.default_sample_type = tables.string("cpu")
-    message.period_type.type = tables.string("cpu")
-    message.period_type.unit = tables.string("nanoseconds")
-    message.period = round(1e9 / profile.hz)
+    counted_things = type_and_unit(profile.event)
+    if counted_things is not None:
+        name, unit = counted_things
+        message.sample_type.add(type=tables.string(name), unit=tables.string(unit))
+    else:
+        name = time_name(profile.event)
+        message.sample_type.add(type=tables.string("samples"), unit=tables.string("count"))
+        message.sample_type.add(type=tables.string(name), unit=tables.string("nanoseconds"))
+        message.period_type.type = tables.string(name)
+        message.period_type.unit = tables.string("nanoseconds")
+        message.period = round(1e9 / profile.hz)
+    message.default_sample_type = tables.string(name)
     message.time_nanos = profile.window.start_ns
     message.duration_nanos = profile.window.end_ns - profile.window.start_ns
     for line in _comments(profile):
@@ -114,9 +84,8 @@ def write_pprof(profile: Profile) -> bytes:
         # What rounding takes from one sample it gives to the next, so that the totals agree.
         counted += sample.count
         due = (counted * 1_000_000_000 + profile.hz // 2) // profile.hz
-        written = message.sample.add(
-            location_id=tables.stack(sample.stack or _NO_STACK), value=(sample.count, due - nanoseconds)
-        )
+        values = (sample.count, due - nanoseconds) if counted_things is None else (sample.count,)
+        written = message.sample.add(location_id=tables.stack(sample.stack or (NO_STACK,)), value=values)
         nanoseconds = due
         written.label.add(key=tables.string("pid"), num=sample.pid)
         for key, value in (
@@ -132,17 +101,10 @@ def write_pprof(profile: Profile) -> bytes:
 
 def _comments(profile: Profile) -> list[str]:
     accounting = profile.accounting
-    machine = {
-        "host": profile.host,
-        "event": profile.event,
-        "hz": profile.hz,
-        "labels": dict(profile.labels),
-        "accounting": accounting_object(accounting),
-    }
     return [
         f"{profile.host}: {profile.event} at {profile.hz} Hz for {profile.window.seconds:g} s",
         *account_lines(accounting),
-        "pilotlight: " + json.dumps(machine, separators=(",", ":")),
+        OWN + json.dumps(heading_object(profile), separators=(",", ":")),
     ]
 
 
@@ -222,123 +184,3 @@ class _Tables:
                 filename=self.string(frame.file),
             )
         return index
-
-
-def read_pprof(data: bytes) -> StackTable:
-    """The stacks of a profile.proto, gzipped or not, of pilotlight or any other profiler.
-
-    Counts are of the sample type samples/count, else of the default one, else of the last. Stacks
-    stand on their labels `process` and `thread` where they have them. Raises ValueError, with a
-    sentence, for what is malformed or too large.
-    """
-    message = _Message()
-    try:
-        message.ParseFromString(_decoded(data))
-    except DecodeError as error:
-        raise ValueError("this is not a pprof profile, or it was cut off") from error
-    if not message.sample_type:
-        raise ValueError("this is not a pprof profile: it has no sample types")
-    return _Reader(message).read()
-
-
-def _decoded(data: bytes) -> bytes:
-    if data[:2] != b"\x1f\x8b":
-        return data
-    decoder = zlib.decompressobj(wbits=31)
-    try:
-        decoded = decoder.decompress(data, MAX_DECODED)
-    except zlib.error as error:
-        raise ValueError(f"this is not a pprof profile: its gzip data is damaged ({error})") from error
-    if decoder.unconsumed_tail:
-        raise ValueError(f"this pprof profile is larger than {MAX_DECODED >> 20} MB when unzipped")
-    if not decoder.eof:
-        raise ValueError("this pprof profile was cut off: its gzip data has no end")
-    return decoded
-
-
-class _Reader:
-    """The tables of a message, by id, and the frames made from them so far."""
-
-    def __init__(self, message: Any) -> None:
-        self._message = message
-        self._strings = message.string_table
-        self._functions = {function.id: function for function in message.function}
-        self._mappings = {mapping.id: mapping for mapping in message.mapping}
-        self._locations = {location.id: location for location in message.location}
-        self._frames = NumberedFrames()
-        self._of_location: dict[int, list[int]] = {}
-
-    def read(self) -> StackTable:
-        value = self._value_index()
-        index: list[int] = []
-        offsets = [0]
-        counts = []
-        for sample in self._message.sample:
-            if len(sample.value) != len(self._message.sample_type):
-                raise ValueError("this pprof profile is damaged: a sample has not one value for each type")
-            labels = {label.key: label.str for label in sample.label if label.str}
-            named = {self._string(key): self._string(text) for key, text in labels.items()}
-            process, thread = named.get("process"), named.get("thread")
-            if process is not None:
-                index.append(self._frames.number(Frame(process, Kind.PROCESS), ""))
-                if thread is not None and thread != process:
-                    index.append(self._frames.number(Frame(thread, Kind.THREAD), ""))
-            for location in reversed(sample.location_id):
-                known = self._of_location.get(location)
-                if known is None:
-                    known = self._of_location[location] = self._location(location)
-                index.extend(known)
-            if len(index) > MAX_FRAMES:
-                raise ValueError(f"the samples of this pprof profile have more than {MAX_FRAMES:,} frames")
-            offsets.append(len(index))
-            counts.append(sample.value[value])
-        if any(count < 0 for count in counts):
-            raise ValueError("this pprof profile has values below zero: it is a difference of two profiles")
-        if sum(counts) > _MAX_INT:
-            raise ValueError(f"the values of this pprof profile add up to {sum(counts)}, beyond 64 bits")
-        return StackTable(
-            self._frames.frames,
-            self._frames.binaries,
-            np.array(index, np.uint32),
-            np.array(offsets, np.int64),
-            np.array(counts, np.int64),
-        )
-
-    def _value_index(self) -> int:
-        types = [(self._string(of.type), self._string(of.unit)) for of in self._message.sample_type]
-        if ("samples", "count") in types:
-            return types.index(("samples", "count"))
-        default = self._string(self._message.default_sample_type)
-        return next((at for at, (name, _) in enumerate(types) if name == default), len(types) - 1)
-
-    def _location(self, number: int) -> list[int]:
-        """The ids of a location's frames, root first."""
-        location = _found(self._locations, number, "location")
-        mapping = _found(self._mappings, location.mapping_id, "mapping") if location.mapping_id else None
-        path = self._string(mapping.filename) if mapping else ""
-        kind = Kind.NATIVE
-        if path.startswith("["):
-            kind = Kind.VDSO if path == "[vdso]" else Kind.KERNEL
-        ids = []
-        for place, line in enumerate(location.line):
-            function = _found(self._functions, line.function_id, "function")
-            inlined = place < len(location.line) - 1
-            name = self._string(function.name) or self._string(function.system_name)
-            frame = frame_named(name, Kind.INLINED if inlined else kind)
-            frame = replace(frame, file=self._string(function.filename), line=max(line.line, 0))
-            ids.append(self._frames.number(frame, path))
-        if not ids:
-            where = file_name(path)
-            ids.append(self._frames.number(unknown(Reason.NO_SYMBOLS if where else Reason.NO_MAPPING, where), path))
-        return ids[::-1]
-
-    def _string(self, index: int) -> str:
-        if not 0 <= index < len(self._strings):
-            raise ValueError(f"this pprof profile is damaged: string {index} of {len(self._strings)} is referred to")
-        return str(self._strings[index])
-
-
-def _found(table: dict[int, Any], number: int, what: str) -> Any:
-    if number not in table:
-        raise ValueError(f"this pprof profile is damaged: there is no {what} {number}")
-    return table[number]

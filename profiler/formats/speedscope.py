@@ -7,8 +7,8 @@ A frame is a function, inlined or not, as in pilotlight's own flame graph: speed
 boxes of frames that differ, were it only by their line. So its file and line are those that most of its
 ticks were on; every line is in pprof's format.
 
-The schema allows further fields: `pilotlight` at the top holds host, event, hz, window, labels and
-accounting, which speedscope leaves alone.
+The schema allows further fields: `pilotlight` at the top holds host, event, hz, window, labels, accounting and
+the frames' kinds, which speedscope leaves alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import json
 from datetime import UTC, datetime
 from typing import Final
 
-from profiler.formats.json import accounting_object
+from profiler.event_names import unit_of
+from profiler.formats.json import heading_object
 from profiler.model import Profile, functions_of, stack_table
 
 _SCHEMA: Final = "https://www.speedscope.app/file-format-schema.json"
@@ -56,21 +57,14 @@ def write_speedscope(profile: Profile) -> bytes:
                 {
                     "type": "sampled",
                     "name": name,
-                    "unit": "none",
+                    "unit": "bytes" if unit_of(profile.event) == "bytes" else "none",
                     "startValue": 0,
                     "endValue": sum(totals.values()),
                     "samples": stacks,
                     "weights": [totals[stack] for stack in stacks],
                 }
             ],
-            "pilotlight": {
-                "host": profile.host,
-                "event": profile.event,
-                "hz": profile.hz,
-                "window": (profile.window.start_ns, profile.window.end_ns),
-                "labels": dict(profile.labels),
-                "accounting": accounting_object(profile.accounting),
-            },
+            "pilotlight": heading_object(profile) | {"kinds": [frame.kind for frame in functions.frames]},
         },
         separators=(",", ":"),
     ).encode()

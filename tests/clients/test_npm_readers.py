@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import functools
-import hashlib
 import json
 import shutil
 import subprocess
-import tarfile
-import tempfile
 import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -25,8 +21,8 @@ from profiler.formats.pprof import write_pprof
 from profiler.formats.speedscope import write_speedscope
 from profiler.model import Accounting, Profile, Sample, Window
 from symbolizer.types import Binary, Frame, Kind, Location, Reason
+from tests.clients.npm import unpacked
 
-PACKAGES = Path(__file__).parents[2] / "build" / "npm"
 SPEEDSCOPE = (
     "speedscope@1.25.0",
     "sha512-cpf9HWTZf1ijLXBJrk87Ve/54tnYx6rlf0gUThvn3ook6h63hLXVOQiMf44PT+XoV503cPfvfiT5gP5vojp6Ag==",
@@ -37,22 +33,6 @@ PPROF_FORMAT = (
 )
 NASTY = "<script>alert(1)</script>;\n\x00\u202e\udcff 12"
 WINDOW = Window(1_763_683_200_000_000_000, 1_763_683_210_000_000_000)
-
-
-def unpacked(package: str, integrity: str) -> Path:
-    """The directory of an npm package; downloaded once, and only ever what `integrity` says."""
-    PACKAGES.mkdir(parents=True, exist_ok=True)
-    archive = PACKAGES / f"{package.replace('@', '-')}.tgz"
-    if not archive.exists():
-        subprocess.run(["npm", "pack", package], cwd=PACKAGES, check=True, capture_output=True, timeout=300)
-    digest = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
-    assert f"sha512-{digest}" == integrity, f"{archive} is not what it should be: delete it"
-    directory = archive.with_suffix("")
-    if not directory.exists():
-        with tempfile.TemporaryDirectory(dir=PACKAGES) as parts, tarfile.open(archive) as tar:
-            tar.extractall(parts)
-            Path(parts, "package").rename(directory)
-    return directory
 
 
 def location(name: str, kind: Kind, path: str, file: str = "", line: int = 0) -> Location:

@@ -42,6 +42,7 @@ from tests.fuzz import seeds
 from tests.fuzz.driver import Target
 from tests.fuzz.elf_edits import elf_changes
 from tests.fuzz.mutate import Mutate, change_bytes, text_changes
+from tests.fuzz.profiles import PROFILE_TARGETS
 from tests.fuzz.seeds import Corpus, in_memory, pair, unpaired
 from tests.symbolizer_programs import Files
 
@@ -414,4 +415,5 @@ TARGETS = (
         "short-names", lambda _: seeds.readable_names(), _short, text_changes(*re.split(rb"[ |]", _SHORT_TOKENS), b" ")
     ),
     Target("better-names", lambda _: seeds.better_names(), _better_names, text_changes(*_JSON_TOKENS.split(b" "))),
+    *PROFILE_TARGETS,
 )

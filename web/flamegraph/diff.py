@@ -56,9 +56,9 @@ def build_diff(before: StackTable, after: StackTable) -> DiffTree:
     """
     if sum(before.counts.tolist()) + sum(after.counts.tolist()) > _MAX_INT:
         raise ValueError("the counts of both profiles add up to more than 64 bits hold")
-    tree = build_tree(_joined(before, after))
+    tree = build_tree(joined(before, after))
     # A tree of the same frames numbers them alike, so each of its nodes is found by its parent and frame.
-    old = build_tree(replace(_joined(before, after), counts=_counts(before.counts, 0 * after.counts)))
+    old = build_tree(replace(joined(before, after), counts=_counts(before.counts, 0 * after.counts)))
     total = np.zeros(len(tree), np.int64)
     total[_places(old, tree)] = old.total
     return _tree(
@@ -74,7 +74,7 @@ def build_diff(before: StackTable, after: StackTable) -> DiffTree:
     )
 
 
-def _joined(before: StackTable, after: StackTable) -> StackTable:
+def joined(before: StackTable, after: StackTable) -> StackTable:
     """The stacks of both, first those of `before`."""
     return StackTable(
         before.frames + after.frames,
@@ -171,18 +171,24 @@ def significance(tree: DiffTree, *, absolute: bool = False) -> NDArray[np.float6
     of the nodes that did not change. Ticks that follow each other are no independent draws, either; so it tells
     what may be noise from what need not be, and not how sure to be of one node among many.
     """
-    b, a = tree.before.astype(np.float64), tree.after.astype(np.float64)
+    before, after = tree.before.astype(np.float64), tree.after.astype(np.float64)
+    return z_scores(before, after, float(before[0]), float(after[0]), absolute=absolute)
+
+
+def z_scores(
+    before: NDArray[np.float64], after: NDArray[np.float64], all_before: float, all_after: float, *, absolute: bool
+) -> NDArray[np.float64]:
+    """The test of significance() for counts of anything, out of so many on either side."""
     if absolute:
-        difference, variance = a - b, a + b
+        difference, variance = after - before, after + before
+    elif not all_before or not all_after:
+        return np.zeros(len(before))  # there is nothing to compare with
     else:
-        all_b, all_a = max(b[0], 1.0), max(a[0], 1.0)
-        pooled = (a + b) / max(a[0] + b[0], 1.0)
-        difference = a / all_a - b / all_b
-        variance = pooled * (1 - pooled) * (1 / all_a + 1 / all_b)
-        if not a[0] or not b[0]:
-            variance = np.zeros(len(tree))  # there is nothing to compare with
-    told = (a + b >= FEWEST) & (variance > 0)
-    return np.divide(difference, np.sqrt(variance), out=np.zeros(len(tree)), where=told)
+        pooled = (after + before) / (all_after + all_before)
+        difference = after / all_after - before / all_before
+        variance = pooled * (1 - pooled) * (1 / all_after + 1 / all_before)
+    told = (after + before >= FEWEST) & (variance > 0)
+    return np.divide(difference, np.sqrt(np.maximum(variance, 0)), out=np.zeros(len(before)), where=told)
 
 
 def names_only(table: StackTable) -> StackTable:

@@ -61,6 +61,13 @@ _COLOURS: dict[str, tuple[float, float, float, float, float]] = {
 }
 SHADES = 16
 
+# What changed: from a little to a lot. Blue and red are told apart by the colour-blind as well, and black is legible on
+# all of them. After ColorBrewer's diverging scheme RdBu (colorbrewer2.org).
+UNCHANGED = "#ded9cc"
+GREW = ("#fde3d6", "#f9bfa3", "#f09578", "#e46f57")
+SHRANK = ("#dceaf4", "#b0d3e8", "#80b5da", "#5b99cb")
+STEPS = (0.1, 0.25, 0.5)  # of the larger side: where one shade ends and the next begins
+
 BACKGROUNDS = {
     "cpu": ("#fffefa", "#fbf3d5"),
     "off-cpu": ("#fbfdff", "#dfeafa"),

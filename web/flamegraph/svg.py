@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -49,6 +49,19 @@ class Caption:
     seconds_per_sample: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How a tree's nodes are shown: the colour of each, what it weighs in words, and the legend's colours and labels.
+
+    `data` is what the viewer has to know beyond the tree.
+    """
+
+    colour: Callable[[int], str]
+    weight: Callable[[int], str]
+    legend: list[tuple[str, str]]
+    data: dict[str, Any]
+
+
 def write_svg(tree: CallTree, caption: Caption, *, script_href: str | None = None) -> bytes:
     """The SVG in UTF-8. Its script is in the file, or at `script_href` where one is given.
 
@@ -56,6 +69,11 @@ def write_svg(tree: CallTree, caption: Caption, *, script_href: str | None = Non
     into an HTML page, too.
     """
     tree = prune(tree, MOST_NODES)
+    return document(tree, caption, by_kind(tree, caption), script_href=script_href)
+
+
+def document(tree: CallTree, caption: Caption, look: Look, *, script_href: str | None = None) -> bytes:
+    """The SVG of a tree of MOST_NODES at most, as write_svg has it."""
     caption = Caption(
         visible(caption.title),
         visible(caption.subtitle),
@@ -64,7 +82,26 @@ def write_svg(tree: CallTree, caption: Caption, *, script_href: str | None = Non
         caption.background if caption.background in layout.BACKGROUNDS else "other",
         caption.seconds_per_sample,
     )
-    return "\n".join([*_markup(tree, caption), _data(tree, caption), _script(script_href), "</svg>\n"]).encode()
+    markup = _markup(tree, caption, look)
+    return "\n".join([*markup, _data(tree, caption, look.data), _script(script_href), "</svg>\n"]).encode()
+
+
+def by_kind(tree: CallTree, caption: Caption) -> Look:
+    """The usual look: hues tell kinds of code, shades tell functions."""
+    palette = cache(layout.shades)
+    whole = int(tree.total[0])
+
+    def colour(node: int) -> str:
+        number = int(tree.frame[node])
+        return palette(_kind(tree, number))[shade(tree.frames[number].function)]
+
+    kinds = {_kind(tree, i) for i in set(tree.frame[1:].tolist())}
+    return Look(
+        colour,
+        lambda node: weigh(int(tree.total[node]), whole, caption),
+        [(layout.shades(kind)[5], layout.LABELS[kind]) for kind in layout.LABELS if kind in kinds],
+        {},
+    )
 
 
 def visible(text: str) -> str:
@@ -98,13 +135,18 @@ def shade(function: str) -> int:
     return crc32(function.encode("utf-8", "surrogatepass")) % layout.SHADES
 
 
-def describe(frame: Frame, total: int, whole: int, caption: Caption) -> str:
+def describe(frame: Frame, weight: str) -> str:
     """A frame and its weight in one line."""
-    parts = [f"{total:,} {caption.unit}", f"{100 * total / whole if whole else 0:.2f} %"]
+    return f"{visible(frame.function)} ({weight})"
+
+
+def weigh(total: int, whole: int, caption: Caption) -> str:
+    """A weight in words: what it counts, its share, and how long that is."""
+    parts = [f"{total:,} {visible(caption.unit)}", f"{100 * total / whole if whole else 0:.2f} %"]
     if caption.seconds_per_sample:
         cpu = " CPU" if caption.background == "cpu" else ""
         parts.append(_seconds(total * caption.seconds_per_sample) + cpu)
-    return f"{visible(frame.function)} ({', '.join(parts)})"
+    return ", ".join(parts)
 
 
 def _seconds(seconds: float) -> str:
@@ -145,7 +187,7 @@ def _kind(tree: CallTree, frame: int) -> str:
     return layout.ELIDED if frame >= tree.elided else tree.frames[frame].kind.value
 
 
-def _markup(tree: CallTree, caption: Caption) -> Iterator[str]:
+def _markup(tree: CallTree, caption: Caption, look: Look) -> Iterator[str]:
     """The static picture, up to the data."""
     picture = layout.place(tree, layout.WIDTH)
     graph_height = picture.rows * layout.ROW
@@ -168,17 +210,16 @@ def _markup(tree: CallTree, caption: Caption) -> Iterator[str]:
         "</g>"
     )
     yield f'<g id="fg-legend" {text} font-size="11" transform="translate({layout.SIDE} 70)">'
-    kinds = {_kind(tree, i) for i in set(tree.frame[1:].tolist())}
     x = 0.0
-    for kind in (kind for kind in layout.LABELS if kind in kinds):
+    for colour, label in look.legend:
         yield (
-            f'<rect x="{x:g}" y="0" width="11" height="11" rx="2" fill="{layout.shades(kind)[5]}"/>'
-            f'<text x="{x + 16:g}" y="9.5" fill="#55524a">{layout.LABELS[kind]}</text>'
+            f'<rect x="{x:g}" y="0" width="11" height="11" rx="2" fill="{colour}"/>'
+            f'<text x="{x + 16:g}" y="9.5" fill="#55524a">{escape(label)}</text>'
         )
-        x += 16 + 6.3 * len(layout.LABELS[kind]) + 14
+        x += 16 + 6.3 * len(label) + 14
     yield "</g>"
     yield (f'<g id="fg-frames" font-family="{layout.MONO}" font-size="{layout.FONT}" fill="#1b1a17">')
-    yield from _frames(tree, picture, caption)
+    yield from _frames(tree, picture, look)
     yield "</g>"
     below = layout.TOP + graph_height + 12
     yield f'<g id="fg-details" {text} transform="translate(0 {below})"></g>'
@@ -188,16 +229,13 @@ def _markup(tree: CallTree, caption: Caption) -> Iterator[str]:
     yield "</g>"
 
 
-def _frames(tree: CallTree, picture: layout.Picture, caption: Caption) -> Iterator[str]:
-    whole = int(tree.total[0])
+def _frames(tree: CallTree, picture: layout.Picture, look: Look) -> Iterator[str]:
     bottom = layout.TOP + picture.rows * layout.ROW
-    palette = cache(layout.shades)
     for node, x, width in zip(picture.node.tolist(), picture.x.tolist(), picture.width.tolist(), strict=True):
-        number = int(tree.frame[node])
-        frame = tree.frames[number]
+        frame = tree.frames[int(tree.frame[node])]
         y = bottom - (int(tree.level[node]) + 1) * layout.ROW
-        colour = palette(_kind(tree, number))[shade(frame.function)]
-        line = describe(frame, int(tree.total[node]), whole, caption)
+        colour = look.colour(node)
+        line = describe(frame, look.weight(node))
         # The gap that sets neighbours apart would eat narrow frames up.
         drawn = width - 0.6 if width > 2 else width
         yield (
@@ -209,7 +247,7 @@ def _frames(tree: CallTree, picture: layout.Picture, caption: Caption) -> Iterat
             yield f'<text x="{x + 3.5:.2f}" y="{y + 11.2}" pointer-events="none">{escape(label)}</text>'
 
 
-def _data(tree: CallTree, caption: Caption) -> str:
+def _data(tree: CallTree, caption: Caption, more: dict[str, Any]) -> str:
     """Everything the viewer needs to know, as JSON in <metadata>."""
     data: dict[str, Any] = tree_to_json(tree)
     frames = data["frames"]
@@ -244,7 +282,7 @@ def _data(tree: CallTree, caption: Caption) -> str:
             "sans": layout.SANS,
             "mono": layout.MONO,
         },
-    }
+    } | more
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     # As JSON's own escapes these mean nothing to any parser of XML or HTML.
     text = text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

@@ -10,6 +10,11 @@
   const { caption, layout, frames } = data;
   const standalone = svg === document.documentElement;
 
+  // A page that holds the picture and takes it away tells it so, and it stops listening to the page.
+  const closing = new AbortController();
+  const { signal } = closing;
+  svg.addEventListener("pilotlight:close", () => closing.abort());
+
   // Shown by a page of the same origin, the picture keeps its state in that page's address, so that
   // what people bookmark and send around is what they see.
   const holder = window.frameElement;
@@ -19,7 +24,15 @@
 
   const tree = readTree();
   const size = tree.parent.length;
-  const whole = tree.total[0];
+  let whole = tree.total[0];
+
+  // In a picture of two profiles, widths are what there is after, which `own` says; what was before has counts of
+  // its own. Shares are of either side's total, unless the picture is of counts.
+  const diff = data.diff ?? null;
+  const after = tree.total;
+  const before = diff && totalsOf(diff.beforeOwn, tree.parent);
+  const perBefore = diff && !diff.absolute && before[0] && after[0] ? after[0] / before[0] : 1;
+  const withVanished = diff && totalsOf(data.own.map((own, node) => own + (after[node] ? 0 : perBefore * diff.beforeOwn[node])), tree.parent);
 
   // Nodes are in level order, so the children of node i are first[i] .. first[i + 1] - 1.
   function readTree() {
@@ -28,7 +41,6 @@
     const parent = new Int32Array(count).fill(-1);
     const level = new Int32Array(count);
     const first = new Int32Array(count + 1);
-    const total = Float64Array.from(own);
     let next = 1;
     for (let node = 0; node < count; node++) {
       first[node] = next;
@@ -38,8 +50,13 @@
       }
     }
     first[count] = next;
-    for (let node = count - 1; node > 0; node--) total[parent[node]] += total[node];
-    return { parent, level, first, total, frame: data.frame };
+    return { parent, level, first, total: totalsOf(own, parent), frame: data.frame };
+  }
+
+  function totalsOf(own, parent) {
+    const total = Float64Array.from(own);
+    for (let node = total.length - 1; node > 0; node--) total[parent[node]] += total[node];
+    return total;
   }
 
   // Left edges, in counts, with siblings in the given order: slots first[i] .. hold i's children.
@@ -55,8 +72,17 @@
     return { slots, start };
   }
 
-  const alphabetical = place(Int32Array.from({ length: size }, (_, node) => node));
+  let alphabetical = place(Int32Array.from({ length: size }, (_, node) => node));
   let heaviestFirst = null; // made when first asked for
+
+  // Widths with what vanished, or without.
+  function weighAnew() {
+    tree.total = state.vanished ? withVanished : after;
+    whole = tree.total[0];
+    alphabetical = place(Int32Array.from({ length: size }, (_, node) => node));
+    heaviestFirst = null;
+    rowsSeen.clear();
+  }
 
   function order() {
     if (!state.byWeight) return alphabetical;
@@ -82,7 +108,8 @@
   const nameOf = (node) => frames.name[tree.frame[node]];
   const shownName = (node) => frames.shown[tree.frame[node]] || nameOf(node); // with arguments folded
   const kindOf = (node) => data.kinds[frames.kind[tree.frame[node]]];
-  const colourOf = (node) => kindOf(node).shades[frames.shade[tree.frame[node]]];
+  const colourOf = (node) => (diff ? changeColour(diff.change[node]) : kindOf(node).shades[frames.shade[tree.frame[node]]]);
+  const changeColour = (step) => (step > 0 ? diff.grew[step - 1] : step < 0 ? diff.shrank[-step - 1] : diff.unchanged);
   const percent = (part, of) => `${(of ? (100 * part) / of : 0).toFixed(2)} %`;
   const commas = new Intl.NumberFormat("en-US");
   const withCommas = (number) => commas.format(number);
@@ -94,7 +121,21 @@
     return `${withCommas(Number((value / 3600).toFixed(1)))} h`;
   }
 
+  const signed = (number, text) => `${number < 0 ? "−" : "+"}${text}`;
+
+  function changeOf(node) {
+    const [old, now] = [before[node], after[node]];
+    const told = diff.change[node] || node === 0 ? "" : ", no significant change";
+    if (diff.absolute) {
+      const share = old ? `, ${signed(now - old, ((100 * Math.abs(now - old)) / old).toFixed(1))} %` : "";
+      return `before ${withCommas(old)}, after ${withCommas(now)} ${caption.unit}, ${signed(now - old, withCommas(Math.abs(now - old)))}${share}${told}`;
+    }
+    const points = (100 * now) / (after[0] || 1) - (100 * old) / (before[0] || 1);
+    return `before ${percent(old, before[0])}, after ${percent(now, after[0])}, ${signed(points, Math.abs(points).toFixed(2))} points; ${withCommas(old)} and ${withCommas(now)} ${caption.unit}${told}`;
+  }
+
   function weightOf(node) {
+    if (diff) return changeOf(node);
     const total = tree.total[node];
     const parts = [`${withCommas(total)} ${caption.unit}`, percent(total, whole)];
     if (caption.secondsPerSample) {
@@ -156,7 +197,7 @@
 
   // ---------------------------------------------------------------- drawing
 
-  const state = { zoom: 0, byWeight: false, icicle: false, search: "" };
+  const state = { zoom: 0, byWeight: false, icicle: false, vanished: false, search: "" };
   let matches = null; // while searching: { frame, within, total, error }
   let drawn = []; // the nodes in the document, in level order, the narrowest included
   let elements = new Map(); // node → its rect
@@ -355,7 +396,7 @@
 
   function resize() {
     width = Math.max(360, standalone ? document.documentElement.clientWidth || window.innerWidth : svg.getBoundingClientRect().width);
-    toolbarBelow = width < 860;
+    toolbarBelow = width < (diff ? 990 : 860);
   }
 
   // Everything that is not a frame: how high the picture is, and what hangs on its width.
@@ -391,6 +432,7 @@
     { width: 78, text: () => (state.icicle ? "Icicle ↓" : "Flame ↑"), hint: "Root at the bottom or at the top (i)", on: () => state.icicle, act: () => change({ icicle: !state.icicle }) },
     { width: 92, text: () => "Reset zoom", hint: "Show everything (Escape)", off: () => state.zoom === 0, act: () => change({ zoom: 0 }) },
   ];
+  if (diff) buttons.splice(2, 0, { width: 122, text: () => (state.vanished ? "Vanished: shown" : "Vanished: hidden"), hint: "What was before and is no more (v)", on: () => state.vanished, act: () => change({ vanished: !state.vanished }) });
   const buttonsWidth = buttons.reduce((sum, button) => sum + button.width + 8, 0);
   const toolbarWidth = SEARCH_WIDTH + buttonsWidth;
   const BUTTON = { y: 0, height: 26, rx: 6, fill: "#fff", stroke: "#cfc9b8" };
@@ -546,7 +588,7 @@
     placeDetails();
   }
 
-  const HINT = "Hover for details · click to zoom · / to search · arrow keys to walk, Enter to zoom, Escape to go back · s sort · i icicle · c copy name";
+  const HINT = `Hover for details · click to zoom · / to search · arrow keys to walk, Enter to zoom, Escape to go back · s sort · i icicle${diff ? " · v vanished" : ""} · c copy name`;
 
   // In its place below the graph, or at the edge of the window while that is scrolled out of sight.
   function placeDetails() {
@@ -654,14 +696,18 @@
     if (document.activeElement !== box.group) return;
     event.preventDefault();
     insert(event.clipboardData.getData("text/plain"));
-  });
+  }, { signal });
   box.group.addEventListener("focusout", () => { box.all = false; });
 
   // ---------------------------------------------------------------- what people do
 
   function change(next) {
     Object.assign(state, next);
-    if ("search" in next) matches = search(state.search);
+    if ("vanished" in next) {
+      if (!state.vanished && !after[state.zoom]) state.zoom = 0; // it is not there any more
+      weighAnew();
+    }
+    if ("search" in next || "vanished" in next) matches = search(state.search);
     if ("zoom" in next) current = state.zoom;
     hovered = -1;
     message = "";
@@ -681,8 +727,8 @@
     const node = nodeAt(event.target);
     if (node >= 0) change({ zoom: node });
   });
-  document.addEventListener("pointerdown", () => { byKeyboard = false; drawRing(); }, true);
-  document.addEventListener("keydown", () => { byKeyboard = true; }, true);
+  document.addEventListener("pointerdown", () => { byKeyboard = false; drawRing(); }, { capture: true, signal });
+  document.addEventListener("keydown", () => { byKeyboard = true; }, { capture: true, signal });
   svg.addEventListener("focusin", (event) => {
     const node = nodeAt(event.target);
     if (node >= 0) {
@@ -759,11 +805,12 @@
     else if (BESIDE.has(key) && !graph.contains(event.target)) focusNode(current);
     else if (key === "s") change({ byWeight: !state.byWeight });
     else if (key === "i") change({ icicle: !state.icicle });
+    else if (key === "v" && diff) change({ vanished: !state.vanished });
     else if (key === "c") copyName();
     else return;
     event.preventDefault();
   }
-  document.addEventListener("keydown", shortcut);
+  document.addEventListener("keydown", shortcut, { signal });
   if (holder) page.document.addEventListener("keydown", shortcut);
 
   const pointedAt = () => (hovered >= 0 ? hovered : current);
@@ -782,7 +829,7 @@
     if (String(document.getSelection())) return;
     event.clipboardData.setData("text/plain", document.activeElement === box.group ? box.value : nameOf(pointedAt()));
     event.preventDefault();
-  });
+  }, { signal });
 
   // ---------------------------------------------------------------- the address
 
@@ -824,6 +871,7 @@
       search: state.search,
       sort: state.byWeight ? "weight" : "",
       view: state.icicle ? "icicle" : "",
+      vanished: state.vanished ? "shown" : "",
     };
     for (const [key, value] of Object.entries(values)) {
       if (value) parameters.set(key, value);
@@ -845,19 +893,21 @@
     state.search = parameters.get("search") ?? "";
     state.byWeight = parameters.get("sort") === "weight";
     state.icicle = parameters.get("view") === "icicle";
+    state.vanished = diff !== null && parameters.get("vanished") === "shown";
+    if (diff) weighAnew();
     Object.assign(box, { value: state.search, caret: state.search.length });
     matches = search(state.search);
     current = state.zoom;
     draw();
   }
 
-  page.addEventListener("hashchange", restore);
-  window.addEventListener("scroll", () => { placeToolbar(); drawStatus(); placeDetails(); }, { passive: true });
+  page.addEventListener("hashchange", restore, { signal });
+  window.addEventListener("scroll", () => { placeToolbar(); drawStatus(); placeDetails(); }, { passive: true, signal });
   let pending = 0;
   window.addEventListener("resize", () => {
     cancelAnimationFrame(pending);
     pending = requestAnimationFrame(draw);
-  });
+  }, { signal });
 
   // The markup could only guess how wide the words of the legend are.
   for (const text of byId("legend").querySelectorAll("text")) {

@@ -1,0 +1,130 @@
+"""The page that opens a file, in real Chromium: chosen, dropped, saved, refused; one picture after another."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from profiler.formats.json import read_json
+from profiler.formats.pprof import write_pprof
+from profiler.model import Accounting, Profile, Sample, Window
+from symbolizer.types import Frame, Kind, Location
+
+CHECKOUT = Path(__file__).parent.parent.parent
+PROGRAM = """
+import sys
+from web.app import ServerOptions, serve
+options = ServerOptions(sys.argv[1], port=0, commit_seconds=0)
+sys.exit(serve(options, ready=lambda url: print(url, flush=True)))
+"""
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    store = f"chdb://{tmp_path_factory.mktemp('open')}/store"
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM, store], stdout=subprocess.PIPE, text=True, cwd=CHECKOUT)
+    assert process.stdout is not None
+    url = process.stdout.readline().strip()
+    assert url
+    yield url
+    process.terminate()
+    assert process.wait(60) == 0
+
+
+@pytest.fixture
+def pprof(tmp_path: Path) -> Path:
+    leaf, main = (Location(i, None, (Frame(name, Kind.NATIVE),)) for i, name in enumerate(("leaf", HOSTILE), 1))
+    samples = (Sample((leaf, main), 7, "app", "app", 30), Sample((main,), 7, "app", "app", 10))
+    account = Accounting(60, 60, 15, 0, 40, {"stack map full": 5}, 70)
+    path = tmp_path / "x.pb.gz"
+    path.write_bytes(write_pprof(Profile("web-1", "cpu-clock", 99, Window(10**18, 10**18 + 10**10), samples, account)))
+    return path
+
+
+def frame(page: Page, name: str) -> Locator:
+    return page.get_by_role("treeitem", name=f"{name} (").first
+
+
+def test_a_chosen_file_becomes_a_living_picture_with_its_account(server: str, page: Page, pprof: Path) -> None:
+    page.goto(server)
+    page.get_by_role("link", name="Open a file").click()
+    page.get_by_label("A profile").set_input_files(pprof)
+    expect(page.locator(".summary")).to_contain_text("40 samples from x.pb.gz · pprof")
+    expect(page.locator(".accounting")).to_contain_text("15")
+    frame(page, "leaf").hover()
+    expect(page.locator("#fg-details-name")).to_have_text("leaf (30 samples, 75.00 %, 303 ms CPU)")
+    frame(page, "leaf").click()
+    expect(page).to_have_url(re.compile("#zoom="))
+    expect(page.get_by_role("treeitem", name=f"{HOSTILE} (").first).to_be_visible()
+
+
+def test_another_file_takes_the_place_of_the_first_and_its_keys(server: str, page: Page, pprof: Path) -> None:
+    page.goto(server + "open")
+    page.get_by_label("A profile").set_input_files(pprof)
+    frame(page, "leaf").click()
+    other = pprof.with_name("y.folded")
+    other.write_text("a;b 3\na;c 1\n")
+    page.get_by_label("A profile").set_input_files(other)
+    expect(page.locator(".summary")).to_contain_text("4 samples from y.folded · folded stacks")
+    expect(page.locator("#fg-frames")).to_have_count(1)
+    page.locator("h1").click()
+    page.keyboard.press("s")
+    expect(page.get_by_role("button", name="Sort: weight")).to_be_visible()
+    assert page.url.endswith("#sort=weight")  # one picture answers, and not the one that is gone
+
+
+def test_a_dropped_file_is_shown(server: str, page: Page) -> None:
+    page.goto(server + "open")
+    page.evaluate(
+        """() => {
+          const data = new DataTransfer();
+          data.items.add(new File(["main;f 5\\nmain 2\\n"], "dropped.txt"));
+          document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
+        }"""
+    )
+    expect(page.locator(".summary")).to_contain_text("7 samples from dropped.txt")
+
+
+def test_what_is_shown_can_be_saved_in_other_formats(server: str, page: Page, pprof: Path) -> None:
+    page.goto(server + "open")
+    page.get_by_label("A profile").set_input_files(pprof)
+    with page.expect_download() as download:
+        page.get_by_role("button", name=".json", exact=True).click()
+    assert download.value.suggested_filename == "x.json"
+    assert read_json(Path(download.value.path()).read_bytes()).accounting.sampled == 40
+
+
+def test_an_event_is_chosen(server: str, page: Page, tmp_path: Path) -> None:
+    sample = "x 1/1 1.0: 10101010 cpu-clock:\n\t7f f (/a)\n\n"
+    path = tmp_path / "perf.txt"
+    path.write_text(sample * 3 + sample.replace("10101010 cpu-clock", "2 page-faults"))
+    page.goto(server + "open")
+    page.get_by_label("A profile").set_input_files(path)
+    expect(page.locator(".summary")).to_contain_text("3 samples")
+    page.get_by_label("event").select_option("page-faults:count")
+    expect(page.locator(".summary")).to_contain_text("2 page-faults")
+
+
+def test_what_is_no_profile_is_told_on_the_page(server: str, browser_page: Page, tmp_path: Path) -> None:
+    path = tmp_path / "no.txt"
+    path.write_text("no profile at all\n")
+    browser_page.goto(server + "open")
+    browser_page.get_by_label("A profile").set_input_files(path)
+    expect(browser_page.get_by_role("alert")).to_contain_text("no folded stacks found: line 1")
+
+
+@pytest.fixture
+def browser_page(page: Page) -> Iterator[Page]:
+    """A page where the browser may log that an answer was no success."""
+    context = page.context.browser
+    assert context is not None
+    own = context.new_context()
+    yield own.new_page()
+    own.close()

@@ -1,0 +1,96 @@
+"""Two profiles as one interactive SVG: as wide as after, coloured by what changed.
+
+Red grew and blue shrank, the deeper the more, and only where that is significant (diff.significance). What was before
+and is no more has no width after; the viewer shows it when told to ("Vanished").
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from web.flamegraph import layout
+from web.flamegraph.calltree import CallTree
+from web.flamegraph.diff import SIGNIFICANT, DiffTree, prune_diff, significance
+from web.flamegraph.svg import MOST_NODES, Caption, Look, document, visible
+
+
+def write_diff_svg(
+    tree: DiffTree, caption: Caption, *, absolute: bool = False, script_href: str | None = None
+) -> bytes:
+    """The SVG in UTF-8, as svg.write_svg; shares are compared, or counts where `absolute`."""
+    tree = prune_diff(tree, MOST_NODES)
+    change = changes(tree, absolute=absolute)
+    data: dict[str, Any] = {
+        "beforeOwn": tree.before_own.tolist(),
+        "change": change.tolist(),
+        "absolute": absolute,
+        "grew": layout.GREW,
+        "shrank": layout.SHRANK,
+        "unchanged": layout.UNCHANGED,
+    }
+    look = Look(
+        lambda node: _colour(int(change[node])),
+        lambda node: _weight(tree, node, bool(change[node]), caption.unit, absolute=absolute),
+        [
+            (layout.GREW[2], "grew"),
+            (layout.SHRANK[2], "shrank"),
+            (layout.UNCHANGED, "no significant change"),
+        ],
+        {"diff": data},
+    )
+    after = CallTree(
+        tree.parent,
+        tree.level,
+        tree.frame,
+        tree.after,
+        tree.after_own,
+        tree.after_start,
+        tree.frames,
+        tree.binaries,
+        tree.other_lines,
+        tree.elided,
+    )
+    return document(after, caption, look, script_href=script_href)
+
+
+def changes(tree: DiffTree, *, absolute: bool = False) -> NDArray[np.int64]:
+    """How each node changed: 0 not significantly, from 1 (a little) to 4 (more than doubled) grew, below 0 shrank.
+
+    The shades are of the change against the larger side, see layout.STEPS.
+    """
+    before, after = tree.before.astype(np.float64), tree.after.astype(np.float64)
+    if not absolute:
+        before, after = before / max(before[0], 1), after / max(after[0], 1)
+    largest = np.maximum(before, after)
+    relative = np.divide(np.abs(after - before), largest, out=np.zeros(len(tree)), where=largest > 0)
+    step = 1 + np.searchsorted(layout.STEPS, relative, side="right")
+    z = significance(tree, absolute=absolute)
+    return np.where(np.abs(z) >= SIGNIFICANT, np.sign(z) * step, 0).astype(np.int64)
+
+
+def _colour(change: int) -> str:
+    if not change:
+        return layout.UNCHANGED
+    return layout.GREW[change - 1] if change > 0 else layout.SHRANK[-change - 1]
+
+
+def _weight(tree: DiffTree, node: int, significant: bool, unit: str, *, absolute: bool) -> str:
+    before, after = int(tree.before[node]), int(tree.after[node])
+    told = "" if significant or node == 0 else ", no significant change"
+    if absolute:
+        share = f", {_signed(after - before, f'{100 * abs(after - before) / before:.1f}')} %" if before else ""
+        difference = _signed(after - before, f"{abs(after - before):,}")
+        return f"before {before:,}, after {after:,} {visible(unit)}, {difference}{share}{told}"
+    old = 100 * before / max(int(tree.before[0]), 1)
+    new = 100 * after / max(int(tree.after[0]), 1)
+    return (
+        f"before {old:.2f} %, after {new:.2f} %, {_signed(new - old, f'{abs(new - old):.2f}')} points; "
+        f"{before:,} and {after:,} {visible(unit)}{told}"
+    )
+
+
+def _signed(number: float, text: str) -> str:
+    return ("\u2212" if number < 0 else "+") + text

@@ -1,0 +1,118 @@
+"""A file that somebody has, shown: the page /open, and POST /api/v1/render for programs. Nothing of it is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Annotated, Final, TypeVar
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+
+from profiler.event_names import unit_of
+from profiler.formats.read import FORMATS, read_file
+from profiler.formats.reading import ReadFile
+from web import urls
+from web.assets import render
+from web.contexts import Opened, OpenPage
+from web.flamegraph.rendering import EXTENSIONS, Options, events_of, merged
+from web.flamegraph.rendering import render as render_files
+from web.ingest import Refused, decompress, read_body
+
+MAX_FILE: Final = 32 << 20  # bytes, as sent and without its content-encoding
+MAX_UNPACKED: Final = 64 << 20
+_MEDIA_TYPES: Final = {
+    "svg": "image/svg+xml",
+    "html": "text/html; charset=utf-8",
+    "folded": "text/plain; charset=utf-8",
+    "txt": "text/plain; charset=utf-8",
+    "pb.gz": "application/octet-stream",
+    "speedscope.json": "application/json",
+    "firefox.json": "application/json",
+    "json": "application/json",
+}
+_TITLE: Final = 200  # characters
+
+Made = TypeVar("Made")
+
+router = APIRouter()
+
+
+@router.get("/open", include_in_schema=False)
+def open_page() -> Response:
+    return HTMLResponse(render("open.html", OpenPage(MAX_FILE, FORMATS, "", None)))
+
+
+@router.post("/open", include_in_schema=False)
+async def opened_page(request: Request, name: str = "", event: str = "") -> Response:
+    """The page with a file's picture in it; the file is the body."""
+    try:
+        opened = await _in_thread(request, lambda data: _opened(data, name[:_TITLE], event))
+    except Refused as refusal:
+        return HTMLResponse(render("open.html", OpenPage(MAX_FILE, FORMATS, str(refusal), None)), refusal.status)
+    return HTMLResponse(render("open.html", OpenPage(MAX_FILE, FORMATS, "", opened)))
+
+
+@router.post("/api/v1/render", tags=["files"], response_class=Response)
+async def rendered(
+    request: Request,
+    format: Annotated[str, Query(description=", ".join(_MEDIA_TYPES))] = "svg",
+    event: Annotated[str, Query(description="Which event of a file that holds several")] = "",
+    title: Annotated[str, Query(description="The title of the picture", max_length=_TITLE)] = "",
+    reverse: Annotated[bool, Query(description="Stacks from the leaf on, in pictures")] = False,
+) -> Response:
+    """A file (the body: folded stacks, pprof, perf script, speedscope, OTLP profiles or pilotlight's JSON, gzipped or
+    not) in another format. Nothing of it is stored."""
+    if format not in _MEDIA_TYPES:
+        return JSONResponse({"error": f"no format {format[:40]!r}; there are {', '.join(_MEDIA_TYPES)}"}, 400)
+
+    def make(data: bytes) -> bytes:
+        return render_files([_read(data)], "." + format, Options(title, event, reverse)).data
+
+    try:
+        body = await _in_thread(request, make)
+    except Refused as refusal:
+        return JSONResponse({"error": str(refusal)}, refusal.status)
+    headers = {}
+    if format != "svg":
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", title).strip("-.")[:60] or "profile"
+        headers["content-disposition"] = f'attachment; filename="{stem}.{format}"'
+    return Response(body, media_type=_MEDIA_TYPES[format], headers=headers)
+
+
+async def _in_thread(request: Request, make: Callable[[bytes], Made]) -> Made:
+    """What `make` makes of the body, in a thread, as many at a time as may parse. Raises Refused."""
+    body = await read_body(request, MAX_FILE)
+
+    def work() -> Made:
+        try:
+            return make(decompress(body, request.headers.get("content-encoding", "").strip().lower(), MAX_FILE))
+        except ValueError as error:
+            raise Refused(400, 3, "malformed", f"{error}.") from error
+
+    async with request.app.state.parsing:
+        return await asyncio.to_thread(work)
+
+
+def _read(data: bytes) -> ReadFile:
+    return read_file(data, max_unpacked=MAX_UNPACKED)
+
+
+def _opened(data: bytes, name: str, event: str) -> Opened:
+    file = _read(data)
+    picture = render_files([file], ".svg", Options(name, event), script_href=urls.static("flamegraph.js"))
+    profile = merged([file], event)[0]
+    events = events_of([file])
+    return Opened(
+        name=name,
+        format=file.format,
+        problems=file.problems,
+        event=profile.event,
+        events=events,
+        samples=profile.accounting.sampled,
+        unit=unit_of(profile.event),
+        accounting=profile.accounting,
+        extensions=tuple(extension.removeprefix(".") for extension in EXTENSIONS),
+        picture=picture.data.decode().partition("?>\n")[2],
+    )

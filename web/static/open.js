@@ -1,0 +1,111 @@
+// Sends the chosen or dropped file, and shows what the server makes of it. The file stays here, to be sent again for
+// another event or format.
+"use strict";
+
+const form = document.getElementById("open");
+const input = form.querySelector("input[type=file]");
+let file = null;
+let event = "";
+let shows = 0; // how many files were sent: an answer that comes too late is dropped
+
+const address = (path, parameters) => `${path}?${new URLSearchParams(parameters)}`;
+
+function say(text, isProblem) {
+  const line = document.createElement("p");
+  line.className = isProblem ? "card problem" : "card note";
+  if (isProblem) line.setAttribute("role", "alert");
+  line.textContent = text;
+  replace([line]);
+}
+
+function replace(nodes) {
+  const opened = document.getElementById("opened");
+  // The picture listens to the whole page: it is told that it goes.
+  opened.querySelector("svg")?.dispatchEvent(new Event("pilotlight:close"));
+  history.replaceState(history.state, "", location.pathname);
+  opened.replaceChildren(...nodes);
+}
+
+async function send(path, parameters) {
+  if (file.size > Number(form.dataset.limit)) {
+    throw new Error(`${file.name} is larger than ${Math.round(form.dataset.limit / 1048576)} MB: render it with pilotlight render.`);
+  }
+  try {
+    return await fetch(address(path, parameters), { method: "POST", body: file });
+  } catch {
+    throw new Error("The server does not answer, or the file cannot be read any more.");
+  }
+}
+
+async function show() {
+  const number = ++shows;
+  say(`Reading ${file.name}\u2026`, false);
+  try {
+    const answer = await send("/open", { name: file.name.slice(0, 200), event });
+    const text = await answer.text();
+    if (number !== shows) return;
+    const fresh = new DOMParser().parseFromString(text, "text/html");
+    const opened = fresh.getElementById("opened");
+    if (!opened) return say(`The server answered ${answer.status}: log in again, or look at its log.`, true);
+    const scripts = [...opened.querySelectorAll("svg script")];
+    replace(opened.childNodes);
+    document.title = fresh.title;
+    for (const script of scripts) {
+      // What a parser made does not run; what a script makes does.
+      const alive = document.createElementNS("http://www.w3.org/2000/svg", "script");
+      alive.setAttribute("href", script.getAttribute("href"));
+      script.replaceWith(alive);
+    }
+  } catch (error) {
+    if (number === shows) say(error.message, true);
+  }
+}
+
+async function save(format, button) {
+  button.disabled = true;
+  try {
+    const title = file.name.slice(0, 200);
+    const answer = await send("/api/v1/render", { format, event, title });
+    if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).error ?? `The server answered ${answer.status}.`);
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(await answer.blob());
+    link.download = `${title.replace(/(\.(gz|json|txt|svg|folded|pb|pprof|speedscope|firefox))+$/, "") || "profile"}.${format}`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+  } catch (error) {
+    const problem = document.createElement("p");
+    problem.className = "problem";
+    problem.setAttribute("role", "alert");
+    problem.textContent = error.message;
+    button.parentElement.append(problem);
+  }
+  button.disabled = false;
+}
+
+function take(files) {
+  if (!files?.length) return;
+  [file, event] = [files[0], ""];
+  show();
+}
+
+input.addEventListener("change", () => take(input.files));
+form.addEventListener("submit", (submitted) => submitted.preventDefault());
+document.addEventListener("dragover", (dragged) => {
+  dragged.preventDefault();
+  form.classList.add("over");
+});
+document.addEventListener("dragleave", (dragged) => { if (!dragged.relatedTarget) form.classList.remove("over"); });
+document.addEventListener("drop", (dropped) => {
+  dropped.preventDefault();
+  form.classList.remove("over");
+  take(dropped.dataTransfer.files);
+});
+document.getElementById("opened").addEventListener("change", (changed) => {
+  if (changed.target.id !== "event") return;
+  event = changed.target.value;
+  show();
+});
+document.getElementById("opened").addEventListener("click", (clicked) => {
+  const button = clicked.target.closest("button[data-format]");
+  if (button && file) save(button.dataset.format, button);
+});
