@@ -24,6 +24,7 @@ from profiler.capture_protocol import MOST_AT_ONCE
 from profiler.cli import main
 from profiler.formats.json import read_json
 from profiler.formats.otlp import write_otlp
+from profiler.formats.pprof_read import read_pprof
 from profiler.model import Accounting, Profile, Sample, Window, merge
 from profiler.push import parse_target
 from symbolizer.types import Frame, Kind, Location
@@ -661,8 +662,6 @@ def test_a_client_that_leaves_cancels_its_capture(server: str, agent: PlayedAgen
 
 
 def test_a_profile_has_gos_headers_and_is_what_was_captured(server: str, agent: PlayedAgent) -> None:
-    from profiler.formats.pprof_read import read_pprof
-
     post(server, seconds=1)
     answer = httpx.get(server + f"/debug/pprof/profile?seconds=2&host=web-1&pid={os.getpid()}&hz=499", timeout=60)
     assert answer.status_code == 200, answer.text
@@ -670,5 +669,5 @@ def test_a_profile_has_gos_headers_and_is_what_was_captured(server: str, agent: 
     assert answer.headers["content-disposition"] == 'attachment; filename="profile"'
     newest = httpx.get(server + "/api/v1/captures?limit=1").json()[0]
     assert (newest["hz"], newest["pids"], newest["state"]) == (499, [os.getpid()], "done")
-    assert int(read_pprof(answer.content).counts.sum()) == newest["progress"]["samples"]
+    assert read_pprof(answer.content).profiles[0].accounting.sampled == newest["progress"]["samples"]
     assert BUSY != QUIET
