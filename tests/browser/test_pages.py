@@ -181,7 +181,17 @@ def test_a_host_refreshes_and_keeps_what_it_says(server: str, page: Page) -> Non
     assert page.evaluate("window.stayed") is True
 
 
-@pytest.mark.parametrize("path", ["", f"hosts/{SLOWED}", f"flamegraph?host={SLOWED}"])
+def test_history_is_kept_as_long_as_the_page_is_told(server: str, page: Page) -> None:
+    page.goto(server)
+    page.get_by_role("link", name="History").click()
+    page.get_by_label("Keep samples, days").fill("20")
+    page.get_by_role("button", name="Change").click()
+    expect(page).to_have_url(f"{server}settings")
+    expect(page.get_by_label("Keep samples, days")).to_have_value("20")
+    expect(page.get_by_role("row").filter(has_text="stacks by hour")).to_be_visible()
+
+
+@pytest.mark.parametrize("path", ["", f"hosts/{SLOWED}", f"flamegraph?host={SLOWED}", "settings"])
 def test_a_page_fits_a_telephone(server: str, page: Page, path: str) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
     page.goto(server + path)
