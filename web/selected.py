@@ -69,8 +69,8 @@ def conditional(request: Request, selections: Sequence[Selection], answer: Calla
     # Weak, as the same answer may be sent compressed in one way or another.
     tag = f'W/"{blake2b(text.encode(errors="replace"), digest_size=12).hexdigest()}"'
     headers = {"etag": tag, "cache-control": "private, no-cache"}
-    known = [part.strip() for part in request.headers.get("if-none-match", "").split(",")]
-    if tag in known or "*" in known:
+    known = [part.strip().removeprefix("W/") for part in request.headers.get("if-none-match", "").split(",")]
+    if tag.removeprefix("W/") in known or "*" in known:
         return Response(status_code=304, headers=headers)
     response = answer()
     response.headers.update(headers)

@@ -2,9 +2,9 @@
 
 An hour is made again, as a whole, when the windows stored for it have another number of samples than it was made
 from: late windows came, or a commit of it was undone. What is made carries its time, and counts once function_hours
-says so: readers see one making of an hour or another, never parts of two, and nothing of one that was cut off. A function
-is its name, kind and binary as they were known then; the last hours are made again when better names came, older ones
-keep the names that they had.
+says so: readers see one making of an hour or another, never parts of two, and nothing of one that was cut off. A
+function is its name, kind and binary as they were known then; the last hours are made again when better names came,
+older ones keep the names that they had.
 
 A reader takes an hour only if it was made from just as many samples as the windows under the horizon have.
 """
