@@ -12,8 +12,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 
+from profiler.capture_link import CaptureLink
+from profiler.captures import Captures
 from profiler.collector import Collector, Sampling
-from profiler.model import Profile, Window
+from profiler.model import Profile, Window, merge
 from profiler.push import Pusher, Target
 from profiler.symbols import Symbols
 
@@ -43,22 +45,24 @@ def run_agent(options: AgentOptions, say: Callable[[str], None], stop: threading
     )
     rate = options.sampling.hz
     pusher = Pusher(options.target, agent_id(host), say)
+    link = CaptureLink(options.target, agent_id(host), host, say)
+    captures = Captures(collector, link.asked, link.report)
     try:
         while not stop.is_set():
-            _attend_until(collector, _next_grid_ns(time.time_ns()), stop)
-            profile = on_grid(collector.collect())
+            profile = on_grid(_window(collector, captures, pusher, stop))
             losses = collector.losses()
             if losses:
                 say(losses)
-            if profile.hz != rate:
-                say(f"Sampling {profile.hz} times a second and CPU from now on, which is what --max-overhead allows.")
-                rate = profile.hz
+            if collector.hz != rate:
+                rate = collector.hz
+                say(f"Sampling {rate} times a second and CPU from now on, which is what --max-overhead allows.")
             if profile.accounting.ticks or not stop.is_set():
                 pusher.put(profile)
-            pusher.put_names(collector.better_names())
+        captures.close()
     finally:
         collector.close()
     undelivered = pusher.close(_FLUSH_SECONDS)
+    link.close(_FLUSH_SECONDS)
     if undelivered:
         say(f"{undelivered} windows could not be delivered before the agent stopped.")
     return 0
@@ -99,9 +103,25 @@ def _next_grid_ns(now_ns: int) -> int:
     return (now_ns // _GRID_NS + 1) * _GRID_NS
 
 
-def _attend_until(collector: Collector, end_ns: int, stop: threading.Event) -> None:
+def _window(collector: Collector, captures: Captures, pusher: Pusher, stop: threading.Event) -> Profile:
+    """The window until the grid's next line: the merge of its parts, should captures have cut it."""
+    end_ns = _next_grid_ns(time.time_ns())
+    parts: list[Profile] = []
+    while not parts or not (stop.is_set() or time.time_ns() >= end_ns):
+        _attend_until(collector, captures, end_ns, stop)
+        part, *of_captures = collector.cut(captures.views())
+        parts.append(part)
+        settled = collector.settle(0)
+        better = collector.better_names()
+        captures.take(of_captures, better, settled=settled)
+        pusher.put_names(better)
+    return merge(parts) if len(parts) > 1 else part
+
+
+def _attend_until(collector: Collector, captures: Captures, end_ns: int, stop: threading.Event) -> None:
+    """Until the end, or until the window has to be cut for a capture."""
     while not stop.is_set():
-        left = (end_ns - time.time_ns()) / 1e9
+        left = min((end_ns - time.time_ns()) / 1e9, captures.wait())
         if left <= 0:
             return
         collector.attend(min(left, 1.0))

@@ -46,6 +46,14 @@ def cgroup_id(path: str) -> int:
     return os.stat(path).st_ino
 
 
+def cgroup_ids(path: str) -> frozenset[int]:
+    """The ids of a cgroup by its path below the v2 hierarchy, and of all cgroups in it. Raises OSError."""
+    root = _root()
+    inside = os.path.normpath("/" + path.removeprefix(root))  # whatever dots there are lead no further up than that
+    os.stat(root + inside)
+    return frozenset(number for number, _ in _directories(inside.rstrip("/")))
+
+
 def workload_of(path: str) -> Workload:
     """As container engines and systemd name their cgroups: .../docker-<64 hex>.scope, .../nginx.service."""
     container = _CONTAINER.search(path)
@@ -58,9 +66,9 @@ def _root() -> str:
     return next((root for root in _ROOTS if os.path.exists(f"{root}/cgroup.controllers")), _ROOTS[-1])
 
 
-def _directories() -> Iterator[tuple[int, str]]:
+def _directories(below: str = "") -> Iterator[tuple[int, str]]:
     root = _root()
-    waiting = [root]
+    waiting = [root + below]
     while waiting:
         path = waiting.pop()
         try:

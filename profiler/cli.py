@@ -122,20 +122,26 @@ def _parser() -> argparse.ArgumentParser:
     record.add_argument(
         "-d", "--seconds", type=arguments.seconds, metavar="SECONDS", help="how long (until interrupted)"
     )
-    record.add_argument(
-        "-p", "--pid", type=arguments.pids, action="extend", default=[], help="only these processes: 12,34"
-    )
-    record.add_argument("--cgroup", action="append", default=[], metavar="PATH", help="only this cgroup")
+    _add_filters(record)
     record.add_argument("-a", "--all", action="store_true", help="with a command: the whole machine meanwhile")
-    record.add_argument(
-        "-o",
-        "--output",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help=f"by extension {_EXTENSIONS}; -.folded is stdout (pilotlight.svg)",
-    )
+    _add_outputs(record)
     record.usage = "pilotlight record [-F HZ] [-d SECONDS] [-p PID]… [-o FILE]… [-a] [-- COMMAND…]"
+
+    capture = _command(commands, "capture", _capture, "have a server take a profile of a host")
+    capture.add_argument(
+        "--server", default=f"http://{DEFAULT_LISTEN}", metavar="URL", help="the server to ask (%(default)s)"
+    )
+    capture.add_argument("--token-file", metavar="FILE", help="file with the token the server asks for")
+    capture.add_argument("--host", default="", metavar="NAME", help="the host to profile (the only one)")
+    capture.add_argument(
+        "-d", "--seconds", type=arguments.seconds, default=10.0, metavar="SECONDS", help="how long (%(default)g)"
+    )
+    capture.add_argument(
+        "-F", "--hz", type=arguments.hz, default=0, metavar="HZ", help="samples a second and CPU (the always-on rate)"
+    )
+    _add_filters(capture)
+    capture.add_argument("--name", default="", help="what to call it on the server")
+    _add_outputs(capture)
 
     render = _command(commands, "render", _render, "make pictures and other formats of any profiler's files")
     _add_files(render)
@@ -251,6 +257,24 @@ def _add_symbols(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_filters(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-p", "--pid", type=arguments.pids, action="extend", default=[], help="only these processes: 12,34"
+    )
+    parser.add_argument("--cgroup", action="append", default=[], metavar="PATH", help="only this cgroup")
+
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-o",
+        "--output",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help=f"by extension {_EXTENSIONS}; -.folded is stdout (pilotlight.svg)",
+    )
+
+
 def _add_agent(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-overhead",
@@ -324,6 +348,10 @@ def _say(sentence: str) -> None:
 def _prepare() -> None:
     """Readies this process for sampling: small, and with two files a CPU, which may be more than the usual 1,024."""
     keep_small()
+    _allow_many_files()
+
+
+def _allow_many_files() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, _MANY_FILES)
     if soft < wanted:
@@ -358,6 +386,7 @@ def _agent(options: argparse.Namespace) -> int:
 
 
 def _server(options: argparse.Namespace) -> int:
+    _allow_many_files()  # each agent has two connections
     try:
         from web.app import ServerOptions, serve
     except ImportError as error:
@@ -427,6 +456,27 @@ def _record(options: argparse.Namespace) -> int:
             whole_system=options.all,
         )
     )
+
+
+def _capture(options: argparse.Namespace) -> int:
+    from profiler.capture_client import CaptureError, CaptureOptions, run_capture
+
+    try:
+        return run_capture(
+            CaptureOptions(
+                target=parse_target(options.server, _token(options)),
+                outputs=tuple(_output(path) for path in options.output or ["pilotlight.svg"]),
+                host=options.host,
+                seconds=options.seconds,
+                hz=options.hz,
+                pids=tuple(dict.fromkeys(options.pid)),
+                cgroups=tuple(options.cgroup),
+                name=options.name,
+            )
+        )
+    except CaptureError as error:
+        _say(str(error))
+        return FAILED
 
 
 def _symbolize(options: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from profiler.accounting import account
 from profiler.cgroups import Cgroups
-from profiler.events import online_cpus
+from profiler.events import EVENT, online_cpus
 from profiler.model import Cost, Profile
 from profiler.overhead import Pace, RateGovernor
 from profiler.processes import Processes
@@ -24,7 +24,6 @@ from profiler.unwind.unwinder import Unwinder
 from symbolizer.symbolizer import Symbolizer
 from symbolizer.types import Location
 
-EVENT = "cpu-clock"
 AUTO, LIBBPF, BCC = BACKENDS = ("auto", "libbpf", "bcc")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -99,6 +98,11 @@ class Collector:
             raise
         self._cpu_ns = time.process_time_ns()
 
+    @property
+    def hz(self) -> int:
+        """How often a second each CPU is sampled now."""
+        return self._governor.hz
+
     def attend(self, seconds: float) -> None:
         """Takes in what happens for `seconds`: at once what the unwinder must know, as long as that is cheap."""
         online = online_cpus()
@@ -121,24 +125,20 @@ class Collector:
     def cut(self, views: Sequence[View]) -> list[Profile]:
         """Ends the window in hand and returns it with names, and then what each of the views has of it."""
         raw = self.sampler.drain(self._governor.hz)
-        began = time.thread_time_ns()
         of_own = {sampler: sampler.drain() for sampler in self._beside}
-        own_ns = time.thread_time_ns() - began
         self.processes.apply(self._records.read())
         resolved = self._resolve(raw)
-        began = time.thread_time_ns()
         raws = [of_own[view.own] if view.own else view.filters.select(raw) for view in views]
         of_views = [(part, resolved if part is raw else self._resolve(part)) for part in raws]
-        own_ns += time.thread_time_ns() - began
         self.processes.end_window(raw.end_mono_ns)
         if self._unwinder is not None:
             self._unwinder.end_window([at for _, part in [(raw, resolved), *of_views] for at in part.mappings])
         names_ns = self._take_names_cpu_ns()
         cost, following_ns = self._cost(raw, names_ns), self._take_following_ns()
         # What starting costs, a window that began before the rate changed, symbol files, each of which is built once,
-        # and what was asked for besides say nothing of the rate.
-        if self._started and raw.hz == self._governor.hz:
-            sampling_ns = cost.bpf_ns + cost.agent_cpu_ns - names_ns - following_ns - own_ns
+        # and what people asked for besides say nothing of the rate.
+        if self._started and raw.hz == self._governor.hz and not views:
+            sampling_ns = cost.bpf_ns + cost.agent_cpu_ns - names_ns - following_ns
             self._governor.next_hz(max(sampling_ns, 0) / 1e9, following_ns / 1e9, raw.window.seconds)
         self._started = True
         return [self._profile(part, of_part, cost) for part, of_part in [(raw, resolved), *of_views]]

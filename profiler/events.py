@@ -12,6 +12,8 @@ import os
 import struct
 from pathlib import Path
 
+EVENT = "cpu-clock"
+
 _libc = c.CDLL(None, use_errno=True)
 _SYS_PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
 _FLAG_FD_CLOEXEC = 8

@@ -9,7 +9,7 @@ PERIOD = 120.0
 _LONGEST_PAUSE = 0.1
 _FREE = 0.15  # of the reserve, which no pause is made for
 _AIM = 0.8  # of the limit, so that a rate is kept once it is chosen
-_OWN = 0.25  # of the limit, which sampling may cost whatever else takes: what a lower rate would hardly save
+_OWN = 0.5  # of the limit, which sampling may cost whatever else takes: what a lower rate would hardly save
 
 
 class RateGovernor:

@@ -46,7 +46,12 @@ class Target:
 
     @property
     def names_path(self) -> str:
-        return self.path.removesuffix(PATH) + NAMES_PATH
+        return self.base + NAMES_PATH
+
+    @property
+    def base(self) -> str:
+        """What all paths of the server begin with."""
+        return self.path.removesuffix(PATH)
 
 
 def parse_target(url: str, token: str = "") -> Target:
@@ -260,7 +265,7 @@ class Pusher:
         for _ in range(2):  # the second time on a new connection, should the server have closed the old one
             reused = self._connection is not None
             try:
-                connection = self._connection or self._connect()
+                connection = self._connection or connect(self._target, _TIMEOUT)
                 self._connection = connection
                 connection.request("POST", path, waiting.body, headers)
                 response = connection.getresponse()
@@ -277,32 +282,34 @@ class Pusher:
             return None
         if names and response.status in (400, 404, 405, 413, 415, 422, 501):
             if not self.counts.names_refused:
-                self._say(f"The server {where} takes no better names ({response.status}: {_said(text)}).")
+                self._say(f"The server {where} takes no better names ({response.status}: {said(text)}).")
             self._count("names_refused", names)
             return None
         if not names and response.status in (400, 409, 413, 415, 422):
             self._count("refused")
-            self._say(f"The server {where} refused a window ({response.status}: {_said(text)}).")
+            self._say(f"The server {where} refused a window ({response.status}: {said(text)}).")
             return None
         if response.status in (429, 503):
             self._asked_pause = _pause_of(response.headers.get("Retry-After", ""))
         if response.status == 429:
-            return f"The server {where} has more to write than it can ({_said(text)})."
+            return f"The server {where} has more to write than it can ({said(text)})."
         self._disconnect()  # whoever answers next may be another server
         if response.status in (401, 403):
             return f"The server {where} wants another token ({response.status}): give it with --token-file."
-        return f"The server {where} answered {response.status} ({_said(text)})."
+        return f"The server {where} answered {response.status} ({said(text)})."
 
     def _disconnect(self) -> None:
         if self._connection is not None:
             self._connection.close()
         self._connection = None
 
-    def _connect(self) -> http.client.HTTPConnection:
-        if self._target.tls:
-            context = ssl.create_default_context()
-            return http.client.HTTPSConnection(self._target.host, self._target.port, timeout=_TIMEOUT, context=context)
-        return http.client.HTTPConnection(self._target.host, self._target.port, timeout=_TIMEOUT)
+
+def connect(target: Target, timeout: float) -> http.client.HTTPConnection:
+    """A connection to the server, which is opened with its first request."""
+    if target.tls:
+        context = ssl.create_default_context()
+        return http.client.HTTPSConnection(target.host, target.port, timeout=timeout, context=context)
+    return http.client.HTTPConnection(target.host, target.port, timeout=timeout)
 
 
 def without_samples(profile: Profile) -> Profile:
@@ -335,7 +342,7 @@ def _plain(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def _said(body: bytes) -> str:
+def said(body: bytes) -> str:
     """What an answer says in its body: text, a JSON object's `error`, or the message of a google.rpc.Status."""
     try:
         document = json.loads(body)

@@ -87,7 +87,7 @@ def run_record(options: RecordOptions) -> int:
         profile = renamed(profile, collector.better_names())
     finally:
         collector.close()
-    written = all([_write(output, profile) for output in options.outputs])
+    written = all([write_output(output, profile) for output in options.outputs])
     print("\n".join(filter(None, [summary(profile), collector.losses()])), file=sys.stderr)
     if not written:
         return 1
@@ -152,7 +152,8 @@ def check_outputs(outputs: Sequence[Output]) -> None:
             raise RecordError(f"The directory {folder} is not writable.")
 
 
-def _write(output: Output, profile: Profile) -> bool:
+def write_output(output: Output, profile: Profile) -> bool:
+    """Writes one file; says so where it cannot be written, and keeps the profile elsewhere. Whether it was written."""
     data = output.write(profile)
     try:
         write_file(output.path, data)

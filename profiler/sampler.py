@@ -152,6 +152,11 @@ class Sampler:
             self.close()
             raise
 
+    @property
+    def began(self) -> float:
+        """When the window in hand began, in seconds of time.monotonic()."""
+        return self._start_mono_ns / 1e9
+
     def follow_cpus(self, online: Set[int]) -> None:
         """Samples the CPUs that came online since, and stops counting on those that went. Call it each second."""
         now = time.monotonic()

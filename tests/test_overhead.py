@@ -42,15 +42,15 @@ def test_the_rate_stays_where_what_costs_too_much_is_not_the_rate() -> None:
     assert set(rates(RateGovernor(99, 0.01), 0.00025, 60, fixed=0.3)) == {99}
 
 
-def test_next_to_an_expensive_host_samples_keep_a_quarter_of_the_limit() -> None:
-    assert rates(RateGovernor(99, 0.01), 0.001, 60, fixed=0.3)[-1] == 11
+def test_next_to_an_expensive_host_samples_keep_half_of_the_limit() -> None:
+    assert rates(RateGovernor(99, 0.01), 0.002, 60, fixed=0.3)[-1] == 11
 
 
 def test_the_rate_is_raised_again_when_following_processes_has_become_cheap() -> None:
     governor = RateGovernor(99, 0.01)
-    rates(governor, 0.0007, 30, fixed=0.3)
+    rates(governor, 0.0008, 30, fixed=0.3)
     assert governor.hz == 33
-    assert rates(governor, 0.0007, 60)[-1] == 99
+    assert rates(governor, 0.0008, 60)[-1] == 99
 
 
 def test_without_a_limit_the_rate_stays_whatever_it_costs() -> None:

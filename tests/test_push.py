@@ -13,7 +13,7 @@ import pytest
 from profiler.better_names import decode
 from profiler.formats.otlp import read_otlp
 from profiler.model import Accounting, Profile, Sample, Window
-from profiler.push import NAMES_PATH, NOT_DELIVERED, PATH, Pusher, PushError, _pause_of, _said, parse_target
+from profiler.push import NAMES_PATH, NOT_DELIVERED, PATH, Pusher, PushError, _pause_of, parse_target, said
 from symbolizer.types import Binary, Frame, Kind, Location
 
 
@@ -294,7 +294,7 @@ def test_closing_does_not_wait_for_names_that_are_not_taken(server: Server) -> N
     ],
 )
 def test_what_the_server_says_is_read_from_text_and_from_protobuf(body: bytes, sentence: str) -> None:
-    assert _said(body) == sentence
+    assert said(body) == sentence
 
 
 @pytest.mark.parametrize("url", ["", "host:4099", "ftp://host", "http://", "http://host:port", "http://host:99999"])

@@ -344,6 +344,7 @@ PAGES = ["/", "/hosts.json", "/flamegraph", "/hosts/web-1", "/hosts/web-1.json",
 PAGES += [f"/flamegraph.{extension}" for extension in urls.TWINS]
 PAGES += ["/api/v1/hosts", "/api/v1/labels", "/api/v1/labels?label=comm", "/api/v1/series?by=process"]
 PAGES += ["/api/v1/profile?format=folded", "/healthz", "/readyz", "/metrics", "/login", "/static/style.css"]
+PAGES += ["/captures", "/api/v1/captures", "/static/captures.js"]
 
 
 @pytest.mark.parametrize("path", PAGES)

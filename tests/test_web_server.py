@@ -35,8 +35,8 @@ START = int(time.time()) // 60 * 60 - 7200
 PROGRAM = """
 import sys
 from web.app import ServerOptions, serve
-url, seconds, user = sys.argv[1:]
-options = ServerOptions(url, port=0, commit_seconds=float(seconds))
+url, seconds, user, port = [*sys.argv[1:], "0"][:4]
+options = ServerOptions(url, port=int(port), commit_seconds=float(seconds))
 sys.exit(serve(options, user=user or None, ready=lambda url: print(url, flush=True)))
 """
 
@@ -44,9 +44,11 @@ sys.exit(serve(options, user=user or None, ready=lambda url: print(url, flush=Tr
 class Server:
     """A server in a process of its own, on a port of its own."""
 
-    def __init__(self, store: str, *, user: str = "", seconds: float = 0.0, python: list[str] | None = None) -> None:
+    def __init__(
+        self, store: str, *, user: str = "", seconds: float = 0.0, port: int = 0, python: list[str] | None = None
+    ) -> None:
         self.process = subprocess.Popen(
-            [*(python or [sys.executable, "-c", PROGRAM]), store, str(seconds), user],
+            [*(python or [sys.executable, "-c", PROGRAM]), store, str(seconds), user, *([str(port)] if port else [])],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -254,12 +256,27 @@ def test_started_by_root_it_serves_every_page_without_a_file_of_its_own(
         assert fields["Groups"].split() == [] and int(fields["CapEff"], 16) == 0
         assert data.stat().st_uid == nobody.pw_uid and stat.S_IMODE(data.stat().st_mode) == 0o700
         with httpx.Client(base_url=server.url, timeout=60) as client:
-            empty = ["/", "/flamegraph", "/docs", "/login"]
+            empty = ["/", "/flamegraph", "/docs", "/login", "/captures", "/debug/pprof/"]
             assert [client.get(path).status_code for path in empty] == [200] * len(empty)
             for number in range(3):
                 assert post(client, server.url, number).status_code == 200
+            assert client.post("/api/v1/captures", json={"hz": "x"}).status_code == 400
+            made = client.post("/api/v1/captures", json={"seconds": 1, "pid": [1]}).json()
+            parameters = {"host": "host", "epoch": "1", "state": "done"}
+            told = client.post(
+                f"/api/v1/agents/a/captures/{made['id']}", params=parameters, content=write_otlp(profile(1))
+            )
+            assert told.status_code == 200
+            for ending in ["", *(f".{twin}" for twin in urls.TWINS)]:
+                assert client.get(f"/captures/{made['id']}{ending}").status_code == 200
             query = f"?from={START}"
-            pages = ["/", "/hosts.json", f"/flamegraph{query}", f"/flamegraph{query}&comm=p1", f"/hosts/host{query}"]
+            pages = [
+                "/",
+                "/hosts.json",
+                f"/flamegraph{query}",
+                f"/flamegraph{query}&comm=p1",
+                f"/hosts/host{query}",
+            ]
             pages += [f"/flamegraph.{extension}{query}&q=pid=1" for extension in urls.TWINS]
             pages += ["/api/v1/hosts", f"/api/v1/labels{query}&label=comm", f"/api/v1/series{query}"]
             pages += ["/metrics", "/readyz", "/openapi.json", "/static/style.css", "/static/flamegraph.js"]

@@ -24,8 +24,22 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from web import api, auth, hosts, ingest, names, open_file, pages, questions, settings
+from web import (
+    api,
+    auth,
+    captures_api,
+    captures_pages,
+    hosts,
+    ingest,
+    names,
+    open_file,
+    pages,
+    pprof_endpoint,
+    questions,
+    settings,
+)
 from web.assets import render
+from web.captures import Captures
 from web.compress import Compress
 from web.contexts import ErrorPage
 from web.gone import EndWhenGone
@@ -86,7 +100,9 @@ def create_app(store: Store, options: ServerOptions) -> FastAPI:
 def _assemble(options: ServerOptions) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        watch = asyncio.create_task(app.state.captures.watch())
         yield
+        watch.cancel()
         await asyncio.to_thread(app.state.upkeep.close)
         await asyncio.to_thread(app.state.writer.close)
 
@@ -101,7 +117,8 @@ def _assemble(options: ServerOptions) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.options = options
-    for module in (hosts, pages, api, questions, settings, ingest, names, open_file, pyroscope):
+    routed = (hosts, pages, api, questions, settings, ingest, names, open_file, pyroscope)
+    for module in (*routed, captures_api, captures_pages, pprof_endpoint):
         app.include_router(module.router)
     app.add_middleware(EndWhenGone, store=lambda: app.state.store)
     app.add_middleware(_Mistakes)
@@ -125,6 +142,7 @@ def _attach(app: FastAPI, store: Store, options: ServerOptions) -> None:
     app.state.queries = Queries(store)
     app.state.writer = Writer(store, options.commit_seconds, keep=options.retention)
     app.state.upkeep = Upkeep(store, app.state.writer)
+    app.state.captures = Captures(store)
     app.state.rejected = Counter()
     app.state.parsing = asyncio.Semaphore(ingest.PARSING_AT_ONCE)
 
@@ -155,7 +173,7 @@ def serve(options: ServerOptions, *, user: str | None = None, ready: Callable[[s
                     server_header=False,
                     timeout_keep_alive=75,
                     timeout_graceful_shutdown=10,
-                    limit_concurrency=500,
+                    limit_concurrency=1500,  # an agent has two connections, of which one waits
                 )
             )
             server.config.load()
@@ -169,6 +187,7 @@ def serve(options: ServerOptions, *, user: str | None = None, ready: Callable[[s
                 gc.freeze()  # what is loaded now stays: no need to look at it again and again
                 port = listener.getsockname()[1]
                 shown = f"[{options.host}]" if ":" in options.host else options.host
+                server.on_shutdown = app.state.captures.close
                 server.on_ready = lambda: ready(f"http://{shown}:{port}/") if ready else None
                 asyncio.run(server.serve([listener]))
                 app.state.upkeep.close()
@@ -185,6 +204,7 @@ class _Server(uvicorn.Server):
     """uvicorn's server, which says when it is ready and ends with SIGTERM as it does with SIGINT: in peace."""
 
     on_ready: Callable[[], None] | None = None
+    on_shutdown: Callable[[], None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -193,6 +213,11 @@ class _Server(uvicorn.Server):
             loop.add_signal_handler(number, self.handle_exit, number, None)
         if self.started and self.on_ready is not None:
             self.on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self.on_shutdown is not None:  # those who wait for something get their answer first
+            self.on_shutdown()
+        await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -266,6 +291,8 @@ def _hand_over(directory: Path, uid: int, gid: int) -> None:
 
 def _error(request: Request, status: int, message: str) -> Response:
     path = request.url.path
+    if path.startswith("/debug/pprof/"):
+        return pprof_endpoint.error(status, message)
     if path.startswith(_FOR_PROGRAMS) or path.endswith(_NOT_PAGES):
         return JSONResponse({"error": message}, status)
     return HTMLResponse(render("error.html", ErrorPage(status, message)), status)

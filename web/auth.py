@@ -13,13 +13,14 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 
 COOKIE: Final = "pilotlight"
 SESSION_S: Final = 30 * 86400
 
 _OPEN: Final = ("/healthz", "/readyz", "/login")
-_ACTING: Final = ("/debug/pprof/profile",)  # a GET that has an agent at work
+PPROF: Final = "/debug/pprof/"  # whose client shows what is wrong if it is text and marked
+_ACTING: Final = (PPROF + "profile",)  # a GET that has an agent at work
 HEADERS: Final = {
     b"content-security-policy": (b"default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'self'"),
     b"x-content-type-options": b"nosniff",
@@ -109,7 +110,7 @@ class Guard:
         # From here on, all that may prove a right is what a browser sends along whichever site's page makes it ask.
         reads, ours = method in ("GET", "HEAD"), of_our_page(headers)
         if ours is False and not (reads and path not in _ACTING):
-            return JSONResponse({"error": "another site's page may not change anything here"}, 403)
+            return _refuse(path, 403, "another site's page may not change anything here")
         if self._token is None:
             return None
         if scheme.lower() == "basic" and same(_password(given), self._token):
@@ -120,11 +121,14 @@ class Guard:
             query = scope["query_string"].decode("latin-1")
             wanted = f"{path}?{query}" if query else path
             return RedirectResponse(f"/login?next={quote(wanted, safe='')}", 303)
-        return JSONResponse(
-            {"error": "a token is needed: send it as Authorization: Bearer TOKEN, or log in at /login"},
-            401,
-            {"www-authenticate": "Bearer"},
-        )
+        advice = "send it as Authorization: Bearer TOKEN, as the password of the address, or log in at /login"
+        return _refuse(path, 401, f"a token is needed: {advice}", {"www-authenticate": "Bearer"})
+
+
+def _refuse(path: str, status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+    if path.startswith(PPROF):
+        return PlainTextResponse(message + "\n", status, {**(headers or {}), "x-go-pprof": "1"})
+    return JSONResponse({"error": message}, status, headers)
 
 
 def of_our_page(headers: Mapping[str, str]) -> bool | None:

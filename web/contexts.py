@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from profiler.model import Accounting
+from profiler.model import Accounting, Profile
+from web.store.captures import Capture
 from web.urls import Query
 
 
@@ -241,6 +242,62 @@ class OpenPage:
     formats: str
     problem: str
     opened: Opened | None
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureRow:
+    """A capture among others: see store/captures.py. `share` is how much of its time is over, `filters` names the
+    processes and cgroups it is of in words, or is ""."""
+
+    capture: Capture
+    share: float
+    filters: str
+    page: str
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureForm:
+    """What a capture is asked for with, as typed."""
+
+    host: str = ""
+    seconds: str = "10"
+    hz: str = ""
+    pid: str = ""
+    cgroup: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CapturesPage:
+    """templates/captures.html: GET /captures. `problem` says what is wrong with the form, or is "". `listening` are the
+    hosts whose agents would begin at once; `live` says that some capture is not over."""
+
+    rows: list[CaptureRow]
+    form: CaptureForm
+    hosts: list[str]
+    listening: set[str]
+    problem: str
+    live: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CapturePage:
+    """templates/capture.html: GET /captures/{id}. `profile` is what it has so far, without its samples, None for
+    nothing."""
+
+    row: CaptureRow
+    title: str
+    profile: Profile | None
+    svg: str
+    twins: list[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class PprofPage:
+    """templates/pprof.html: GET /debug/pprof/. `address` is this server's, `hosts` those whose agents listen."""
+
+    address: str
+    hosts: list[str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from web.store.asking import CURRENT, Asking
 from web.store.store import Store, StoreUnavailable
 
 _AGAIN_S: Final = 0.5
+_WAITING: Final = 2  # messages: an empty body, and that the client has gone
 _ASKED_BY_POST: Final = "/querier.v1."
 
 
@@ -28,15 +29,16 @@ class EndWhenGone:
             await self._app(scope, receive, send)
             return
         asking = Asking()
-        messages: asyncio.Queue[Message] = asyncio.Queue()
+        # Bounded: whoever sends a body that nobody reads waits, and fills no memory.
+        messages: asyncio.Queue[Message] = asyncio.Queue(_WAITING)
         gone = asyncio.Event()
 
         async def listen() -> None:
             while not gone.is_set():
                 message = await receive()
-                messages.put_nowait(message)
                 if message["type"] == "http.disconnect":
                     gone.set()
+                await messages.put(message)
 
         async def end() -> None:
             await gone.wait()

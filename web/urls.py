@@ -23,6 +23,18 @@ def flamegraph(query: Query = (), extension: str = "") -> str:
     return _with(f"/flamegraph{'.' + extension if extension else ''}", query)
 
 
+def captures(query: Query = ()) -> str:
+    return _with("/captures", query)
+
+
+def capture(id: str, extension: str = "") -> str:
+    return f"/captures/{quote(id, safe='')}{'.' + extension if extension else ''}"
+
+
+def capture_api(id: str) -> str:
+    return f"/api/v1/captures/{quote(id, safe='')}"
+
+
 def settings() -> str:
     return "/settings"
 

@@ -81,13 +81,14 @@ async def _requests(app: FastAPI) -> None:
             "server": ("127.0.0.1", 1),
         }
 
-        async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": b"", "more_body": False}
+        messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        messages.put_nowait({"type": "http.request", "body": b"", "more_body": False})
 
         async def send(message: Any) -> None:
             pass
 
-        await app(scope, receive, send)
+        # Once, as from a client that then waits: some listen on for it to go away.
+        await app(scope, messages.get, send)
 
 
 def _profile() -> None:
@@ -106,7 +107,7 @@ def _profile() -> None:
     read_otlp(write_otlp(profile, PushIdentity("agent", 1, 1)), "host")
     read_otlp_json(b"{}", "host")
     decompress(gzip.compress(b"x"), "gzip", 10)
-    one, none = Ragged(np.array([0], np.int32), np.array([0]), np.array([1])), np.zeros(2, np.int32)
+    one, both = Ragged(np.array([0], np.int32), np.array([0]), np.array([1])), np.array([0, 1], np.int32)
     distinct = Stacks(
         np.array([1], np.uint64),
         one,
@@ -114,9 +115,9 @@ def _profile() -> None:
         [location],
         list(location.frames),
         [""] * 2,
-        none,
-        none,
-        [0],
+        both,
+        both,
+        [0, 1],
     )
     counts = np.array([1])
     sums = Sums([("p", "t")], np.array([0]), np.array([0]), np.array([1], np.uint64), counts)

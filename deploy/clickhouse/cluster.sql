@@ -288,3 +288,52 @@ SETTINGS old_parts_lifetime = 60,
 
 CREATE TABLE IF NOT EXISTS function_hours ON CLUSTER 'pilotlight' AS function_hours_local ENGINE = Distributed('pilotlight', 'pilotlight', 'function_hours_local', 0);
 
+CREATE TABLE IF NOT EXISTS captures_local ON CLUSTER 'pilotlight'
+(
+    id       String,
+    version  UInt64,
+    taken    DateTime('UTC'),
+    name     String,
+    host     String,
+    event    LowCardinality(String),
+    seconds  Float64,
+    hz       UInt32,
+    pids     Array(UInt32),
+    cgroups  Array(String),
+    state    LowCardinality(String),
+    cancel   Bool,
+    problem  String,
+    created  Float64,
+    started  Float64,
+    ended    Float64,
+    done     Float64,
+    samples  UInt64,
+    profiled Bool,
+    agent    String,
+    epoch    String
+)
+ENGINE = ReplicatedReplacingMergeTree(version)
+ORDER BY id
+TTL taken + INTERVAL 90 DAY
+SETTINGS index_granularity = 256, old_parts_lifetime = 60,
+    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1,
+    materialize_ttl_recalculate_only = 1;
+
+CREATE TABLE IF NOT EXISTS captures ON CLUSTER 'pilotlight' AS captures_local ENGINE = Distributed('pilotlight', 'pilotlight', 'captures_local', cityHash64(id));
+
+CREATE TABLE IF NOT EXISTS capture_profiles_local ON CLUSTER 'pilotlight'
+(
+    id      String,
+    version UInt64,
+    taken   DateTime('UTC'),
+    profile String CODEC(ZSTD(3))
+)
+ENGINE = ReplicatedReplacingMergeTree(version)
+ORDER BY id
+TTL taken + INTERVAL 90 DAY
+SETTINGS index_granularity = 1, old_parts_lifetime = 60,
+    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1,
+    materialize_ttl_recalculate_only = 1;
+
+CREATE TABLE IF NOT EXISTS capture_profiles ON CLUSTER 'pilotlight' AS capture_profiles_local ENGINE = Distributed('pilotlight', 'pilotlight', 'capture_profiles_local', cityHash64(id));
+

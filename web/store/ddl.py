@@ -26,6 +26,8 @@ SHARDED_BY: Final = {
     "names": "id",
     "label_sets": "id",
     "functions": "id",
+    "captures": "cityHash64(id)",
+    "capture_profiles": "cityHash64(id)",
     "pushes": "0",
     "function_hours": "0",
     "versions": "0",

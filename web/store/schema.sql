@@ -289,3 +289,51 @@ TTL t + INTERVAL 90 DAY
 SETTINGS old_parts_lifetime = 60,
     fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1,
     materialize_ttl_recalculate_only = 1;
+
+-- Captures, which are no part of the history: captures.py. A row for each change of a capture's state, of which the one
+-- with the highest `version` (nanoseconds since 1970) holds. Times are seconds since 1970, 0 for never.
+CREATE TABLE IF NOT EXISTS captures
+(
+    id       String,
+    version  UInt64,
+    taken    DateTime('UTC'),
+    name     String,
+    host     String,
+    event    LowCardinality(String),
+    seconds  Float64,
+    hz       UInt32,
+    pids     Array(UInt32),
+    cgroups  Array(String),
+    state    LowCardinality(String),
+    cancel   Bool,
+    problem  String,
+    created  Float64,
+    started  Float64,
+    ended    Float64,
+    done     Float64,
+    samples  UInt64,
+    profiled Bool,
+    agent    String,
+    epoch    String
+)
+ENGINE = ReplacingMergeTree(version)
+ORDER BY id
+TTL taken + INTERVAL 90 DAY
+SETTINGS index_granularity = 256, old_parts_lifetime = 60,
+    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1,
+    materialize_ttl_recalculate_only = 1;
+
+-- What captures hold, whole: pilotlight's own JSON.
+CREATE TABLE IF NOT EXISTS capture_profiles
+(
+    id      String,
+    version UInt64,
+    taken   DateTime('UTC'),
+    profile String CODEC(ZSTD(3))
+)
+ENGINE = ReplacingMergeTree(version)
+ORDER BY id
+TTL taken + INTERVAL 90 DAY
+SETTINGS index_granularity = 1, old_parts_lifetime = 60,
+    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1,
+    materialize_ttl_recalculate_only = 1;

@@ -1,0 +1,153 @@
+"""Captures for people: /captures, where they are asked for and seen at work, and a page of each with its picture."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import replace
+from typing import Any, Final
+from urllib.parse import parse_qs
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.exceptions import HTTPException
+
+from profiler.accounting import account_lines
+from profiler.formats.by_extension import WRITERS
+from profiler.model import Profile, stack_table
+from web import urls
+from web.assets import render
+from web.captures import Captures, TooMany
+from web.captures_api import start, wanted_of
+from web.contexts import CaptureForm, CapturePage, CaptureRow, CapturesPage
+from web.exports import MEDIA_TYPES
+from web.flamegraph.calltree import build_tree
+from web.flamegraph.svg import Caption, write_svg
+from web.ingest import Refused, read_body
+from web.store import captures as stored
+from web.store.captures import Capture
+from web.store.selection import rfc3339
+
+_SHOWN: Final = 100
+_MAX_FORM: Final = 1 << 16
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/captures")
+async def captures_page(request: Request) -> Response:
+    given = {name: value for name, value in request.query_params.items() if name in CaptureForm.__slots__}
+    return await _listing(request, CaptureForm(**given))
+
+
+@router.post("/captures")
+async def ask(request: Request) -> Response:
+    captures: Captures = request.app.state.captures
+    form = CaptureForm()
+    try:
+        fields = parse_qs((await read_body(request, _MAX_FORM)).decode("utf-8", "replace"))
+        form = CaptureForm(**{name: fields.get(name, [""])[0].strip() for name in CaptureForm.__slots__})
+        made = await start(captures, wanted_of(_document(form)))
+    except Refused as refusal:
+        return await _listing(request, form, str(refusal), refusal.status)
+    except TooMany as error:
+        return await _listing(request, form, str(error), 429)
+    return RedirectResponse(urls.capture(made[0].id), 303)
+
+
+@router.post("/captures/{id}/cancel")
+async def cancel(request: Request, id: str) -> Response:
+    captures: Captures = request.app.state.captures
+    await captures.cancel(id)
+    return RedirectResponse(urls.capture(id), 303)
+
+
+@router.get("/captures/{name}")
+async def capture_page(request: Request, name: str) -> Response:
+    """The page of a capture, and with an extension what it holds in that format."""
+    captures: Captures = request.app.state.captures
+    id, _, extension = name.partition(".")
+    capture = await captures.find(id)
+    if capture is None:
+        if extension:
+            return JSONResponse({"error": "there is no such capture"}, 404)
+        raise HTTPException(404)
+    if not extension:
+        return HTMLResponse(await asyncio.to_thread(_page, request, capture))
+    if extension not in urls.TWINS:
+        known = ", ".join("." + twin for twin in urls.TWINS)
+        return JSONResponse({"error": f"no format .{extension[:40]}; there are {known}"}, 404)
+    return await asyncio.to_thread(_export, request, capture, extension)
+
+
+async def _listing(request: Request, form: CaptureForm, problem: str = "", status: int = 200) -> Response:
+    captures: Captures = request.app.state.captures
+    found = await captures.latest(_SHOWN)
+    page = CapturesPage(
+        rows=[_row(capture) for capture in found],
+        form=form,
+        hosts=await captures.hosts(),
+        listening=captures.listening(),
+        problem=problem,
+        live=not all(capture.state.over for capture in found),
+    )
+    return HTMLResponse(render("captures.html", page), status)
+
+
+def _document(form: CaptureForm) -> dict[str, Any]:
+    """The form as JSON would say it; what was left empty is left out."""
+    document: dict[str, Any] = {name: value for name in CaptureForm.__slots__ if (value := getattr(form, name))}
+    if form.pid:
+        document["pid"] = re.split(r"[\s,]+", form.pid)
+    return document
+
+
+def _page(request: Request, capture: Capture) -> str:
+    profile = stored.find_profile(request.app.state.store, capture.id) if capture.profiled else None
+    page = CapturePage(
+        row=_row(capture),
+        title=_title(capture),
+        profile=replace(profile, samples=()) if profile else None,
+        svg=urls.capture(capture.id, "svg"),
+        twins=[(f".{twin}", urls.capture(capture.id, twin)) for twin in urls.TWINS],
+    )
+    return render("capture.html", page)
+
+
+def _export(request: Request, capture: Capture, extension: str) -> Response:
+    profile = stored.find_profile(request.app.state.store, capture.id) if capture.profiled else None
+    if profile is None:
+        return JSONResponse({"error": capture.problem or "nothing has been captured yet"}, 404)
+    if extension == "svg":
+        return Response(_picture(capture, profile), media_type=MEDIA_TYPES["svg"])
+    file = re.sub(r"[^A-Za-z0-9._-]+", "-", capture.name or capture.host)[:60]
+    name = f"{file}-{rfc3339(profile.window.start_ns / 1e9).replace(':', '')}.{extension}"
+    headers = {"content-disposition": f'attachment; filename="{name}"'}
+    return Response(WRITERS["." + extension](profile), media_type=MEDIA_TYPES[extension], headers=headers)
+
+
+def _picture(capture: Capture, profile: Profile) -> bytes:
+    window = profile.window
+    caption = Caption(
+        title=" · ".join(filter(None, [capture.name, profile.host, profile.event, filters_of(capture)])),
+        subtitle=f"{rfc3339(window.start_ns / 1e9)}, {window.seconds:.1f} s at {profile.hz:,} Hz",
+        notes=account_lines(profile.accounting),
+        background="cpu",
+        seconds_per_sample=1 / profile.hz,
+    )
+    return write_svg(build_tree(stack_table(profile)), caption, script_href=urls.static("flamegraph.js"))
+
+
+def filters_of(capture: Capture) -> str:
+    """The processes and cgroups a capture is of, in words; "" for everything."""
+    pids = ("pid " if len(capture.pids) == 1 else "pids ") + ", ".join(map(str, capture.pids)) if capture.pids else ""
+    return ", ".join(filter(None, [pids, *(f"cgroup {path}" for path in capture.cgroups)]))
+
+
+def _title(capture: Capture) -> str:
+    return capture.name or f"{capture.seconds:g} s of {capture.host}"
+
+
+def _row(capture: Capture) -> CaptureRow:
+    share = min(capture.done / capture.seconds, 1.0)
+    return CaptureRow(capture, share, filters_of(capture), urls.capture(capture.id))
