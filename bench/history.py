@@ -322,12 +322,13 @@ def peers(store: Store, size: Size, times: int) -> None:
                 strict=True,
             ):
                 column.append(value)
-    store.insert(
-        "coroot_stacks",
-        ["ServiceName", "Hash", "LastSeen", "Stack"],
-        ["LowCardinality(String)", "UInt64", "DateTime64(9)", "Array(String)"],
-        rows,
-    )
+    for at in range(0, len(rows[0]), 20_000):
+        store.insert(
+            "coroot_stacks",
+            ["ServiceName", "Hash", "LastSeen", "Stack"],
+            ["LowCardinality(String)", "UInt64", "DateTime64(9)", "Array(String)"],
+            [column[at : at + 20_000] for column in rows],
+        )
     sizes = {}
     for name in ("coroot_samples", "coroot_stacks"):
         store.command(f"OPTIMIZE TABLE {name} FINAL")

@@ -16,6 +16,7 @@ import pytest
 
 from profiler.model import Accounting, Profile, Sample, StackTable, Window, stack_table
 from symbolizer.types import Binary, Frame, Kind, Location
+from web.hosts import _clock
 from web.store.queries import MISSING, Empty, Queries
 from web.store.rowbinary import RowBinary
 from web.store.selection import Selection, parse_group_by, parse_matcher
@@ -352,3 +353,21 @@ def test_a_catastrophic_expression_takes_no_longer_than_others(keep: Keep, regex
         assert queries.stack_table(selection)[1].accounting.closes
     except (BadQuery, Empty) as error:
         assert "regular expression" in str(error) or "no sample" in str(error)
+
+
+@pytest.mark.parametrize("ahead", [0, 7200])
+def test_a_host_whose_clock_differs_is_told(keep: Keep, ahead: int) -> None:
+    now = int(time.time())
+    start = (now + ahead) // 10 * 10 - 20
+    rows = keep(profile(START), profile(start)).hosts(start - 60, now, start + 60)
+    assert len(rows) == 1 and rows[0]["windows"] == 1
+    assert -ahead - 1 <= rows[0]["late_s"] < -ahead + 3600
+    assert (_clock(rows[0]["late_s"]) != "") is (ahead > 0)
+
+
+def test_a_host_that_is_silent_is_still_known_by_its_last_window(keep: Keep) -> None:
+    queries = keep(*WINDOWS)
+    rows = queries.hosts(END, now=END + 60)
+    assert [(row["host"], row["windows"], row["samples"]) for row in rows] == [("h1", 0, 0), ("h2", 0, 0)]
+    assert all(row["last_seen"] == max(w.window.end_ns for w in WINDOWS) / 1e9 for row in rows)
+    assert all(row["late_s"] is None for row in rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -12,8 +13,10 @@ from urllib.parse import quote
 import pytest
 from fastapi.testclient import TestClient
 
+from profiler.better_names import encode
 from profiler.formats.otlp import PushIdentity, write_otlp
-from tests.test_store_history import END, HOUR, START, TOTAL, WINDOWS, profile
+from symbolizer.types import Frame, Kind
+from tests.test_store_history import END, HOUR, PLACES, START, TOTAL, WINDOWS, profile
 from web.app import ServerOptions, create_app
 from web.auth import Message, Receive, Scope, Send
 from web.gone import EndWhenGone
@@ -150,6 +153,23 @@ def test_pictures_and_exports_are_not_sent_again(client: TestClient, twin: str) 
     first = client.get(f"/flamegraph.{twin}?{RANGE}")
     again = client.get(f"/flamegraph.{twin}?{RANGE}", headers={"if-none-match": first.headers["etag"]})
     assert (first.status_code, again.status_code) == (200, 304)
+
+
+def test_better_names_are_sent_at_once(client: TestClient) -> None:
+    first = client.get(address("top", RANGE))
+    (message,) = encode([replace(PLACES[0], frames=(Frame("found", Kind.NATIVE, "", "found.c", 7),))])
+    plain = [replace(place, frames=(replace(place.frames[0], line=0),)) for place in PLACES[:1]]
+    window = profile(START + 40)
+    samples = tuple(replace(sample, stack=(plain[0],)) for sample in window.samples)
+    push(client, 100, replace(window, samples=samples))
+    before = client.get(address("top", RANGE))
+    assert before.headers["etag"] != first.headers["etag"]
+    unchanged = client.get(address("top", RANGE), headers={"if-none-match": before.headers["etag"]})
+    assert unchanged.status_code == 304
+    sent = client.post("/api/v1/names", content=message.body, headers={"content-type": "application/json"})
+    assert sent.status_code == 200
+    after = client.get(address("top", RANGE), headers={"if-none-match": before.headers["etag"]})
+    assert after.status_code == 200 and "found" in after.text and "found" not in before.text
 
 
 # -------------------------------------------------------------------------------- refused

@@ -25,7 +25,8 @@ class HostRow:
     `hz` is the rate of sampling now, `rates` are those of the range. `busy` and `cpus` count CPUs (`cpus` None
     where unknown), `agent_cpu` is a share of one CPU, `bpf_ns` that of one tick or None. `live` says that a
     window came lately. `sparkline` is CPUs busy by minute in a box of 120 x 24; `flamegraph` and `page` are
-    addresses.
+    addresses. `late_s` is how long after its end a window was received at the soonest, None where unknown; below 0
+    where the host's clock is ahead of the server's. `clock` says so where that is much, else it is "".
     """
 
     host: str
@@ -34,6 +35,8 @@ class HostRow:
     rates: list[int]
     last_seen: float
     last_seen_s: float
+    late_s: float | None
+    clock: str
     live: bool
     windows: int
     busy: float

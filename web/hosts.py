@@ -19,6 +19,7 @@ from web.store.queries import Empty, MixedRates, Overview, Queries, rates_title
 from web.store.selection import Selection, parse, parse_time, rfc3339
 
 LIVE_S: Final = 45  # a host whose last window ended longer ago is shown as silent
+OTHER_CLOCK_S: Final = 30  # a window arrives some seconds after it has ended
 RANGES: Final = (
     ("now-5m", "5 min"),
     ("now-15m", "15 min"),
@@ -78,6 +79,7 @@ def _rows(queries: Queries, found: list[dict[str, Any]], query: urls.Query, now:
             HostRow(
                 **known,
                 live=row["last_seen_s"] < LIVE_S,
+                clock=_clock(row["late_s"]),
                 sparkline=chart(points, minutes, _SPARK, max([*points.values(), row["cpus"] or 0.0])),
                 flamegraph=urls.flamegraph(own),
                 page=urls.host(row["host"]),
@@ -177,6 +179,15 @@ def _trends(queries: Queries, selection: Selection, step: int) -> list[Trend]:
             picture = chart(dict(points), selection, _SPARK, highest, step)
             trends.append(Trend(name, unit, points[-1][1], highest, picture, points))
     return trends
+
+
+def _clock(late_s: float | None) -> str:
+    """What to say of windows that arrive long after they ended, or before."""
+    if late_s is None or -OTHER_CLOCK_S <= late_s <= OTHER_CLOCK_S:
+        return ""
+    if late_s < 0:
+        return f"its clock is {-late_s:,.0f} s ahead"
+    return f"its windows are {late_s:,.0f} s late: its clock is behind, or it was out of reach"
 
 
 def _named(since: str, until: str) -> str:

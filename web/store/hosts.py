@@ -19,6 +19,8 @@ def hosts(store: Store, since: int, now: float | None = None, until: int | None 
     `busy` is CPUs busy on average, `cpus` those online (None where the agent does not say);
     `agent_cpu` is a share of one CPU, `bpf_ns` a tick's; `lost_by` is by reason. `hz` is the rate of the
     last window, `rates` are those of the range; counts are at the common one (rounded if there is none).
+    `late_s` is the least time from a window's end, by the host's clock, until it was received by the server's: some
+    seconds, unless the clocks differ (then it is below 0 where the host's is ahead) or the host was out of reach.
     """
     now = time.time() if now is None else now
     recent = "ts >= toDateTime({since:UInt32}, 'UTC') AND ts < toDateTime({until:UInt32}, 'UTC')"
@@ -36,8 +38,11 @@ def hosts(store: Store, since: int, now: float | None = None, until: int | None 
         f" sumIf(toInt64(expected) - toInt64(ticks), {recent} AND expected > 0) AS missed,"
         f" sumIf(bpf_ns, {recent}) AS bpf_total, sumIf(bpf_runs, {recent}) AS bpf_runs,"
         f" sumIf(agent_cpu_ns, {recent}) AS cpu_ns, argMax(rss_bytes, ts) AS rss_bytes,"
-        " argMax(locked_bytes, ts) AS locked_bytes, argMax(labels, ts) AS labels"
-        " FROM (SELECT * FROM windows WHERE batch <= {horizon:UInt32})"
+        " argMax(locked_bytes, ts) AS locked_bytes, argMax(labels, ts) AS labels,"
+        f" minOrNullIf((toInt64(received) * 1000000000 - toInt64(end_ns)) / 1e9, {recent} AND toInt64(received) > 0)"
+        " AS late_s"
+        f" FROM (SELECT * FROM windows WHERE batch <= {{horizon:UInt32}} AND (({recent}) OR (host, event, ts) IN"
+        " (SELECT host, event, max(ts) FROM windows WHERE batch <= {horizon:UInt32} GROUP BY host, event)))"
         " GROUP BY host, event, hz ORDER BY host, event, last_seen",
         {"since": since, "until": LAST_S if until is None else until, "horizon": store.horizon},
     ).dicts()
@@ -84,6 +89,7 @@ def _host(of_rates: list[dict[str, Any]], now: float) -> dict[str, Any]:
     row["lost_by"] = {reason: count for reason, count in sorted(lost_by.items()) if count}
     for name in ("windows", "seconds", "busy_s", "online_s", "bpf_total", "bpf_runs", "cpu_ns"):
         row[name] = sum(part[name] for part in of_rates)
+    row["late_s"] = min((part["late_s"] for part in of_rates if part["late_s"] is not None), default=None)
     row["cpus"] = max(part["cpus"] for part in of_rates) or None
     online = row.pop("online_s")
     # A window that the agent began or ended in is sampled for a part of its ten seconds only.

@@ -294,10 +294,10 @@ class Queries:
         return [*LABELS, *(name for name in user_labels(self.store) if name not in LABELS)]
 
     def version(self, selection: Selection) -> str:
-        """A text that changes whenever the answers to questions about a selection might."""
+        """A text that changes whenever the answers that were given to questions about a selection might."""
         where, parameters = selection.of_windows.where(self.store.horizon, samples=False)
         found = self.store.rows(f"SELECT count(), max(batch), sum(sampled) FROM windows WHERE {where}", parameters)
-        return f"{found.rows[0]} {self.store.renamed.number} {selection.by_hour}"
+        return f"{found.rows[0]} {self._cache.names_version()} {selection.by_hour}"
 
 
 def _up(seconds: int) -> int:

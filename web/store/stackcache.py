@@ -66,9 +66,12 @@ class StackCache:
         self._lock = threading.Lock()  # for what is below, which is changed by one at a time
         self._loading = threading.Lock()  # so that many who miss the same read it once
         self._as_of = store.renamed.number
+        self._generation = 0
+        self._renamings = 0
         self._clear()
 
     def _clear(self) -> None:
+        self._generation += 1
         self._ids: Ids = np.empty(0, np.uint64)
         self._rows: Integers = np.empty(0, np.int64)
         self._location_numbers, self._frame_numbers = Growing(), Growing()
@@ -114,6 +117,19 @@ class StackCache:
                 if self.nbytes > self._limit:
                     self._clear()
                 return chosen
+
+    def names_version(self) -> str:
+        """A text that changes when anything kept has got another name, or is not kept any more."""
+        with self._lock:
+            self._mark_renamed()
+            is_stale = bool(self._stale)
+        if is_stale:
+            with self._loading:
+                with self._lock:
+                    stale, as_of = sorted(self._stale), self._as_of
+                self._load(np.empty(0, np.uint64), stale, as_of)
+        with self._lock:
+            return f"{self._generation}.{self._renamings}"
 
     def _missing(self, ids: Ids) -> Ids:
         if not len(self._ids):
@@ -239,6 +255,7 @@ class StackCache:
         changed = {number: location for number, location in locations.items() if location != self._known[number]}
         if not changed:
             return
+        self._renamings += 1
         known = self._known.copy()
         for number, location in changed.items():
             known[number] = location
