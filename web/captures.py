@@ -20,7 +20,7 @@ from profiler.capture_protocol import MOST_AT_ONCE, Request
 from profiler.capture_protocol import Report as AgentReport
 from web.store import captures as stored
 from web.store.captures import Capture, State
-from web.store.store import Store, StoreUnavailable
+from web.store.store import Store
 
 EXPIRES_S: Final = 60.0  # until an agent has begun
 SILENCE_S: Final = 20.0  # of an agent that asks every second while it has something at work
@@ -108,7 +108,7 @@ class Captures:
         self._active[capture.id] = capture
         try:
             await _in_store(stored.save, self._store, capture)
-        except StoreUnavailable:
+        except Exception:
             del self._active[capture.id]
             raise
         self._tell(orders=True)
@@ -203,7 +203,7 @@ class Captures:
             for capture in list(self._active.values()):
                 try:
                     await self._look_after(capture.id)
-                except StoreUnavailable as error:
+                except Exception as error:  # whatever it was, it is tried again, and the others are looked after
                     log.warning("capture %s: %s", capture.id, error)
 
     def close(self) -> None:
