@@ -527,10 +527,15 @@ def test_a_delivery_that_is_no_capture_is_refused(client: TestClient, body: byte
 def test_what_no_agent_asks_for_expires(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     listen(client)
     made = ask(client)
+    before = client.get("/metrics").text
+    assert 'pilotlight_captures{state="waiting"} 1\n' in before and "pilotlight_capture_hosts 1\n" in before
     monkeypatch.setattr(life, "EXPIRES_S", 0.0)
     found = until(lambda: state(client, made["id"]), "expired")
     assert "No agent of this host asked" in found["problem"]
     assert tell(client, made["id"], "running").status_code == 409 and listen(client) == []
+    after = client.get("/metrics").text
+    assert 'pilotlight_captures{state="waiting"} 0\n' in after
+    assert 'pilotlight_captures_ended_total{state="expired"} 1\n' in after
 
 
 def test_silence_ends_a_capture_and_a_late_word_is_heard(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,7 +62,7 @@ def readyz(request: Request) -> Response:
 def server_metrics(request: Request) -> Response:
     """The server's own figures for Prometheus."""
     state = request.app.state
-    text = metrics.exposition(state.store, state.writer, state.rejected)
+    text = metrics.exposition(state.store, state.writer, state.rejected, state.captures)
     return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -72,8 +72,14 @@ class Captures:
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._agents: dict[str, float] = {}  # when an agent of a host asked last
         self._waiting_agents = 0
+        self.ended: Counter[str] = Counter()  # by state, since the start
         self._progress, self._orders = asyncio.Event(), asyncio.Event()
         self._closed = False
+
+    @property
+    def active(self) -> Counter[str]:
+        """Captures that are not over, by state."""
+        return Counter(capture.state.value for capture in list(self._active.values()))
 
     # For people
 
@@ -85,8 +91,7 @@ class Captures:
     def listening(self) -> set[str]:
         """Hosts whose agents have asked what to capture a moment ago."""
         since = time.monotonic() - _AGENT_IS_THERE_S
-        self._agents = {host: at for host, at in self._agents.items() if at > since}
-        return set(self._agents)
+        return {host for host, at in list(self._agents.items()) if at > since}
 
     async def create(self, host: str, wanted: Request, name: str = "") -> Capture:
         """Has the host's agent capture something. Raises TooMany."""
@@ -200,6 +205,8 @@ class Captures:
         """Ends captures that nothing is heard of any more; runs until cancelled."""
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
+            there = self.listening()
+            self._agents = {host: at for host, at in self._agents.items() if host in there}
             for capture in list(self._active.values()):
                 try:
                     await self._look_after(capture.id)
@@ -238,6 +245,8 @@ class Captures:
         if before is None or _lasting(before) != _lasting(capture):
             await _in_store(stored.save, self._store, capture)
         if capture.state.over:
+            if before is not None:
+                self.ended[capture.state.value] += 1
             self._forget(capture.id)
         else:
             self._active[capture.id] = capture

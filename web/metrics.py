@@ -7,6 +7,8 @@ import resource
 import time
 from collections import Counter
 
+from web.captures import Captures
+from web.store.captures import State
 from web.store.store import Store
 from web.store.writer import Writer
 
@@ -14,7 +16,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 _STARTED = time.time()
 
 
-def exposition(store: Store, writer: Writer, rejected: Counter[str]) -> str:
+def exposition(store: Store, writer: Writer, rejected: Counter[str], captures: Captures) -> str:
     figures = writer.figures
     usage = resource.getrusage(resource.RUSAGE_SELF)
     with open("/proc/self/statm", encoding="ascii") as statm:
@@ -57,6 +59,20 @@ def exposition(store: Store, writer: Writer, rejected: Counter[str]) -> str:
     metric("queue_samples", "gauge", "Samples in the pushes waiting for a commit.", ("", writer.queued_rows))
     metric("queue_full_total", "counter", "Pushes that were told to come back later.", ("", figures.busy))
     metric("writable", "gauge", "Whether the last commit succeeded: 1 or 0.", ("", int(writer.healthy)))
+    active = captures.active
+    metric(
+        "captures",
+        "gauge",
+        "Captures that are not over, by state.",
+        *[(f'{{state="{state.value}"}}', active[state.value]) for state in State if not state.over],
+    )
+    metric(
+        "captures_ended_total",
+        "counter",
+        "Captures by how they ended.",
+        *[(f'{{state="{state.value}"}}', captures.ended[state.value]) for state in State if state.over],
+    )
+    metric("capture_hosts", "gauge", "Hosts whose agents ask for captures.", ("", len(captures.listening())))
     sizes = store.sizes()
     metric("store_bytes", "gauge", "Size of the store's tables on disk.", ("", sum(size.bytes for size in sizes)))
     metric(
