@@ -58,14 +58,18 @@ def stored(profile: Profile) -> StackTable:
     ids = np.arange(len(profile.samples), dtype=np.uint64)
     stacks = Stacks(
         ids,
+        np.arange(len(ids)),
         rows([[locations.index(place) for place in sample.stack] for sample in profile.samples]),
         rows(of),
         locations,
         numbered.frames,
         numbered.binaries,
         NONE,
-        NONE,
         [],
+        [],
+        NONE.astype(np.int8),
+        NONE,
+        NONE.astype(np.uint64),
     )
     counts = np.array([sample.count for sample in profile.samples])
     none = np.zeros(len(ids), np.int64)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from web.store.writer import Names, Writer
 from .test_store_writer import push, written
 
 HOUR = 3600
-OVER = int(time.time() - 300) // HOUR * HOUR  # the hour under way may have begun just now
+OVER = int(time.time()) // HOUR * HOUR
 START = OVER - 40 * HOUR
 UNNAMED = Location(0x40, Binary("/bin/x", "ab"), (Frame("[x]", Kind.UNKNOWN),))
 
@@ -79,7 +80,9 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    # Whichever hour it is when the tests have their turn, OVER was the last to end.
+    monkeypatch.setattr(functions, "time", SimpleNamespace(time=lambda: OVER + 300.0, time_ns=time.time_ns))
     world = World(tmp_path)
     yield world
     world.close()

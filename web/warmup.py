@@ -110,14 +110,18 @@ def _profile() -> None:
     one, both = Ragged(np.array([0], np.int32), np.array([0]), np.array([1])), np.array([0, 1], np.int32)
     distinct = Stacks(
         np.array([1], np.uint64),
+        np.array([0]),
         one,
         one,
         [location],
         list(location.frames),
         [""] * 2,
         both,
+        list(location.frames),
+        [""] * 2,
+        both.astype(np.int8),
         both,
-        [0, 1],
+        np.array([1], np.uint64),
     )
     counts = np.array([1])
     sums = Sums([("p", "t")], np.array([0]), np.array([0]), np.array([1], np.uint64), counts)

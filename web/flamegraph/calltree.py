@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from profiler.model import StackTable, functions_of
 from symbolizer.types import Frame, Kind
 
 ROOT = Frame("all", Kind.PROCESS)
+_FEW: Final = 1 << 16  # samples of a node
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,8 @@ class CallTree:
 @dataclass(frozen=True, slots=True)
 class Paths:
     """Stacks as they are merged. Path i weighs count[i] and goes through the functions rank[index[j]] for j in
-    [at[i], end[i]), then for j in [then_at[i], then_end[i]); root first.
+    [at[i], end[i]), then for j in [then_at[i], then_end[i]); root first. There it may part: `parts` are three columns,
+    and for k in [part[i], part_end[i]) parts[2][k] of its weight goes on for j in [parts[0][k], parts[1][k]).
 
     Functions are numbered from 1 in alphabetical order; `frames`, `binaries` and `other_lines` are as in CallTree.
     """
@@ -59,6 +61,9 @@ class Paths:
     end: NDArray[np.int64]
     then_at: NDArray[np.int64]
     then_end: NDArray[np.int64]
+    part: NDArray[np.int64]
+    part_end: NDArray[np.int64]
+    parts: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
     count: NDArray[np.int64]
 
 
@@ -85,6 +90,9 @@ def build_tree(table: StackTable, limit: int | None = None) -> CallTree:
         end=table.offsets[1:],
         then_at=nothing,
         then_end=nothing,
+        part=nothing,
+        part_end=nothing,
+        parts=(nothing, nothing, nothing),
         count=table.counts,
     )
     return merge_paths(paths, limit)
@@ -99,7 +107,7 @@ def merge_paths(paths: Paths, limit: int | None = None) -> CallTree:
     # One entry per stack that reaches the present level, kept in the order of its node.
     weighty = np.flatnonzero(paths.count)
     at, end, count = paths.at[weighty], paths.end[weighty], paths.count[weighty]
-    then = [paths.then_at[weighty], paths.then_end[weighty]]
+    then = [column[weighty] for column in (paths.then_at, paths.then_end, paths.part, paths.part_end)]
     node = np.zeros(len(weighty), np.int64)
 
     parents = [np.array([-1])]
@@ -112,12 +120,21 @@ def merge_paths(paths: Paths, limit: int | None = None) -> CallTree:
             turning = np.flatnonzero((at >= end) & (then[0] < then[1]))
             at[turning], end[turning] = then[0][turning], then[1][turning]
             then[0][turning] = then[1][turning]
+            parting = (at >= end) & (then[2] < then[3])
+            if parting.any():
+                sizes = np.where(parting, then[3] - then[2], 1)
+                source = np.repeat(np.arange(len(at)), sizes)
+                part = np.flatnonzero(parting[source])
+                which = (then[2][source] + np.arange(len(source)) - np.repeat(np.cumsum(sizes) - sizes, sizes))[part]
+                at, end, count, node, *then = (column[source] for column in (at, end, count, node, *then))
+                at[part], end[part], count[part] = (column[which] for column in paths.parts)
+                then[3][part] = then[2][part]
         deeper = at < end
         if not deeper.all():
             at, end, count, node, *then = (column[deeper] for column in (at, end, count, node, *then))
         if not len(node):
             break
-        if then and (then[0] >= then[1]).all():
+        if then and (then[0] >= then[1]).all() and (then[2] >= then[3]).all():
             then = []
         key = node * names + paths.rank[paths.index[at]]
         moved = _sort_within_nodes(key, node)
@@ -202,8 +219,14 @@ def _threshold(totals: NDArray[np.int64], how_many: NDArray[np.int64], limit: in
     """The least weight of nodes that are kept, of so many nodes with each of these totals; 0 where all are."""
     if int(how_many.sum()) <= limit:
         return 0
-    order = np.argsort(-totals, kind="stable")
     # The heaviest limit + 1 nodes cannot all stay, so the lightest of them sets what is too light.
+    light = totals < _FEW
+    beyond = limit + 1 - int(how_many[~light].sum())
+    if beyond > 0:  # it is among the light ones, of which there are many of each weight
+        by_weight = np.bincount(totals[light], how_many[light], _FEW)
+        return _FEW - int(np.searchsorted(np.cumsum(by_weight[::-1]), beyond))
+    totals, how_many = totals[~light], how_many[~light]
+    order = np.argsort(-totals)
     return int(totals[order[np.searchsorted(np.cumsum(how_many[order]), limit + 1)]]) + 1
 
 

@@ -137,7 +137,7 @@ def _add_host(
         hz, label_set = answer.array(np.uint64).tolist()
         ids, counts = answer.array(np.uint64), answer.array(np.uint64).astype(np.int64)
         zeros = np.zeros(len(ids), np.int64)
-        stacks = cache.get(np.unique(ids))
+        stacks = cache.get(ids)
         functions = functions_of_stacks(stacks)
         own, total = self_and_total(Sums([()], zeros, zeros, ids, counts), stacks, functions)
         key = (at, host, event, hz, label_set, service)

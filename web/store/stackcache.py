@@ -7,6 +7,7 @@ then read anew, and those of the stacks it is in.
 
 from __future__ import annotations
 
+import secrets
 import threading
 from dataclasses import dataclass
 from typing import Any, Final
@@ -26,6 +27,7 @@ Ids = NDArray[np.uint64]
 
 LIMIT: Final = 256 << 20  # bytes that are kept between queries
 MAX_STACKS: Final = 2_000_000  # of one query
+PREFIX: Final = 16  # frames that many stacks begin with alike, as programs go
 _AT_A_TIME: Final = 20_000
 _BY_ID: Final = 5_000
 _OBJECTS: Final = 400  # bytes of a location's Python objects, about, without its names
@@ -35,26 +37,26 @@ _OBJECTS: Final = 400  # bytes of a location's Python objects, about, without it
 class Stacks:
     """Distinct stacks of a selection, by id (ascending), as numbers of `known` (locations and frames).
 
-    `locations` is leaf first, `frames` root first. `frame_list`, `binaries` and `known` may hold more than is used.
-    Frame j belongs to the function of[j], which comes order[of[j]]-th by name, kind and binary, and first has the
-    frame of number function_frames[of[j]]; `of` and `order` are int32.
+    `rows` has the place of each id that was asked for. `locations` is leaf first, `frames` root first. `frame_list`,
+    `binaries` and `known` may hold more than is used. Frame j belongs to the function of[j] (int32) of `functions` and
+    `function_binaries`, which are in the order of name, kind and binary, each as the first of its frames. told[j]
+    (int8) says whether frame j has a line (2) and a file (1), line[j] (int32) which one: a number for each file and
+    line, 0 for none. prefix[i] is a hash of the functions of stack i's first PREFIX frames.
     """
 
     ids: Ids
+    rows: Integers
     locations: Ragged
     frames: Ragged
     known: list[Location]
     frame_list: list[Frame]
     binaries: list[str]
     of: NDArray[np.int32]
-    order: NDArray[np.int32]
-    function_frames: list[int]
-
-    def rows_of(self, ids: Ids) -> Integers:
-        places = np.searchsorted(self.ids, ids)
-        if len(ids) and not (len(self.ids) and np.array_equal(self.ids.take(places, mode="clip"), ids)):
-            raise StoreUnavailable("the store holds samples of stacks that are missing from it")
-        return places
+    functions: list[Frame]
+    function_binaries: list[str]
+    told: NDArray[np.int8]
+    line: NDArray[np.int32]
+    prefix: NDArray[np.uint64]
 
 
 class StackCache:
@@ -68,6 +70,8 @@ class StackCache:
         self._as_of = store.renamed.number
         self._generation = 0
         self._renamings = 0
+        # Whoever chooses names does not know them, and so cannot make two prefixes meet.
+        self._factors = [np.uint64(secrets.randbits(64) | 1) for _ in range(PREFIX)]
         self._clear()
 
     def _clear(self) -> None:
@@ -87,18 +91,23 @@ class StackCache:
         self._stale: set[int] = set()
         self._objects = 0
         self._functions: dict[tuple[str, str, str], int] = {}
-        self._function_frames: list[int] = []
-        self._sorted: list[tuple[tuple[str, str, str], int]] = []
-        self._of = self._order = np.empty(0, np.int32)
+        self._sorted: list[tuple[tuple[str, str, str], int, int]] = []  # function, its number, its first frame's
+        self._lines: dict[tuple[str, int], int] = {}
+        self._number_of_function = self._of = self._line = np.empty(0, np.int32)
+        self._told = np.empty(0, np.int8)
+        self._prefix = np.empty(0, np.uint64)
+        self._in_order: list[Frame] = []
+        self._binaries_in_order: list[str] = []
 
     @property
     def nbytes(self) -> int:
         """About how much is kept."""
-        arrays = (self._ids, self._rows, self._locations, self._frames, self._frames_of_locations)
+        arrays = (self._ids, self._rows, self._prefix, self._locations, self._frames, self._frames_of_locations)
         return sum(array.nbytes for array in arrays) + self._objects
 
-    def get(self, ids: Ids) -> Stacks:
-        """The stacks of `ids`, which ascend. Raises BadQuery where they are too many, StoreUnavailable."""
+    def get(self, asked: Ids) -> Stacks:
+        """The stacks of `asked`, in any order. Raises BadQuery where they are too many, StoreUnavailable."""
+        ids, rows = np.unique(asked, return_inverse=True)
         if len(ids) > MAX_STACKS:
             raise BadQuery(
                 f"this is more than {MAX_STACKS:,} distinct stacks: choose a shorter range, one host or one service"
@@ -106,14 +115,14 @@ class StackCache:
         with self._lock:
             self._mark_renamed()
             if not self._stale and not len(self._missing(ids)):
-                return self._chosen(ids)
+                return self._chosen(ids, rows)
         with self._loading:
             with self._lock:
                 self._mark_renamed()
                 missing, stale, as_of = self._missing(ids), sorted(self._stale), self._as_of
             self._load(missing, stale, as_of)
             with self._lock:
-                chosen = self._chosen(ids)
+                chosen = self._chosen(ids, rows)
                 if self.nbytes > self._limit:
                     self._clear()
                 return chosen
@@ -137,40 +146,64 @@ class StackCache:
         known: NDArray[np.bool_] = self._ids.take(np.searchsorted(self._ids, ids), mode="clip") == ids
         return ids[~known]
 
-    def _chosen(self, ids: Ids) -> Stacks:
-        rows = self._rows[np.searchsorted(self._ids, ids)]
+    def _chosen(self, ids: Ids, rows: Integers) -> Stacks:
+        places = self._rows[np.searchsorted(self._ids, ids)]
         self._number_functions()
+        if len(self._prefix) < len(self._frames):
+            new = self._prefixes(np.arange(len(self._prefix), len(self._frames)))
+            self._prefix = np.concatenate((self._prefix, new))
         return Stacks(
             ids,
-            self._locations.take(rows),
-            self._frames.take(rows),
+            rows,
+            self._locations.take(places),
+            self._frames.take(places),
             self._known,
             self._numbered.frames,
             self._numbered.binaries,
             self._of,
-            self._order,
-            self._function_frames,
+            self._in_order,
+            self._binaries_in_order,
+            self._told,
+            self._line,
+            self._prefix[places],
         )
 
     def _number_functions(self) -> None:
-        """Bring `of` and `order` up to the frames there are; arrays that were given out stay as they are."""
+        """Bring what is known of functions up to the frames there are; what was given out stays as it is."""
         first = len(self._of)
-        if first == len(self._numbered.frames):
+        frames, binaries = self._numbered.frames, self._numbered.binaries
+        if first == len(frames):
             return
-        new = []
-        for j in range(first, len(self._numbered.frames)):
-            frame = self._numbered.frames[j]
-            key = frame.function, frame.kind.value, self._numbered.binaries[j]
-            number = self._functions.setdefault(key, len(self._function_frames))
-            if number == len(self._function_frames):
-                self._function_frames.append(j)
-                self._sorted.append((key, number))
-            new.append(number)
-        self._of = np.concatenate((self._of, np.array(new, np.int32)))
-        if len(self._order) < len(self._sorted):
+        numbers, told, lines = [], [], []
+        for j in range(first, len(frames)):
+            frame = frames[j]
+            key = frame.function, frame.kind.value, binaries[j]
+            number = self._functions.setdefault(key, len(self._sorted))
+            if number == len(self._sorted):
+                self._sorted.append((key, number, j))
+            numbers.append(number)
+            told.append(2 * (frame.line > 0) + (frame.file != ""))
+            lines.append(self._lines.setdefault((frame.file, frame.line), 1 + len(self._lines)) if frame.line else 0)
+        self._number_of_function = np.concatenate((self._number_of_function, np.array(numbers, np.int32)))
+        self._told = np.concatenate((self._told, np.array(told, np.int8)))
+        self._line = np.concatenate((self._line, np.array(lines, np.int32)))
+        if len(self._in_order) < len(self._sorted):
             self._sorted.sort()  # little work, as nearly all of it is sorted
-            self._order = np.empty(len(self._sorted), np.int32)
-            self._order[[number for _, number in self._sorted]] = np.arange(len(self._sorted))
+            self._in_order = [frames[j] for _, _, j in self._sorted]
+            self._binaries_in_order = [binaries[j] for _, _, j in self._sorted]
+        place = np.empty(len(self._sorted), np.int32)
+        place[[number for _, number, _ in self._sorted]] = np.arange(len(self._sorted))
+        self._of = place[self._number_of_function]
+
+    def _prefixes(self, rows: Integers) -> NDArray[np.uint64]:
+        """The hashes of what stacks begin with; functions are numbered already."""
+        of = self._frames.take(rows)
+        found = np.zeros(len(rows), np.uint64)
+        for depth, factor in enumerate(self._factors):
+            there = np.flatnonzero(of.length > depth)
+            functions = self._number_of_function[of.flat[of.start[there] + depth]]
+            found[there] += factor * (functions + 1).astype(np.uint64)
+        return found
 
     def _mark_renamed(self) -> None:
         if self._as_of == self._store.renamed.number:
@@ -269,6 +302,10 @@ class StackCache:
         hits = np.flatnonzero(is_changed[self._locations.flat])
         rows = np.unique(np.searchsorted(self._locations.start, hits, side="right") - 1)
         self._frames = _replaced(self._frames, rows, *self._framed(self._locations.take(rows)))
+        self._number_functions()
+        rows = rows[rows < len(self._prefix)]
+        self._prefix = self._prefix.copy()
+        self._prefix[rows] = self._prefixes(rows)
 
 
 def _replaced(old: Ragged, rows: Integers, flat: NDArray[np.int32], start: Integers, length: Integers) -> Ragged:

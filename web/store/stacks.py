@@ -12,7 +12,7 @@ from profiler.model import NumberedFrames, Sample, StackTable
 from symbolizer.types import Kind, Location
 from web.store.ragged import Ragged, csr
 from web.store.selection import Selection
-from web.store.stackcache import Ids, StackCache, Stacks
+from web.store.stackcache import StackCache, Stacks
 from web.store.store import BadQuery, Store
 from web.store.sums import NO_HOURS, Sums, source_of, weighed, whole_hours
 from web.store.tree import begins_of
@@ -31,13 +31,7 @@ class FrameCounts:
 
 
 def stacks_of(cache: StackCache, sums: Sums) -> Stacks:
-    return cache.get(distinct(sums.stacks))
-
-
-def distinct(ids: Ids) -> Ids:
-    """Each id once, ascending."""
-    ids = np.sort(ids)
-    return ids[np.concatenate(([True], ids[1:] != ids[:-1]))] if len(ids) else ids
+    return cache.get(sums.stacks)
 
 
 def table_of(sums: Sums, stacks: Stacks) -> StackTable:
@@ -49,7 +43,7 @@ def table_of(sums: Sums, stacks: Stacks) -> StackTable:
         csr(np.fromiter(map(len, begins), np.int64, len(begins)))[:-1],
         np.fromiter(map(len, begins), np.int64, len(begins)),
     ).take(sums.key)
-    of = stacks.frames.take(stacks.rows_of(sums.stacks))
+    of = stacks.frames.take(stacks.rows)
     lengths = base.length + of.length
     offsets = csr(lengths)
     if int(offsets[-1]) > MAX_ENTRIES:
@@ -82,7 +76,7 @@ def table_of(sums: Sums, stacks: Stacks) -> StackTable:
 
 def count_frames(sums: Sums, stacks: Stacks) -> FrameCounts:
     weights = np.zeros(len(stacks.ids), np.int64)
-    np.add.at(weights, stacks.rows_of(sums.stacks), sums.counts)
+    np.add.at(weights, stacks.rows, sums.counts)
     numbers, _ = stacks.locations.packed()
     per_location = np.zeros(len(stacks.known), np.int64)
     np.add.at(per_location, numbers, np.repeat(weights, stacks.locations.length))
@@ -122,8 +116,8 @@ def fetch_samples(
             f"a profile of more than {MAX_SAMPLES:,} samples cannot be exported: choose a shorter range or one host"
         )
     ids = np.array([row[0] for row in rows], np.uint64)
-    stacks = cache.get(distinct(ids))
-    places = stacks.rows_of(ids).tolist()
+    stacks = cache.get(ids)
+    places = stacks.rows.tolist()
     flat, ends = stacks.locations.packed()
     index, offsets, known = flat.tolist(), ends.tolist(), stacks.known
     made: dict[int, tuple[Location, ...]] = {}

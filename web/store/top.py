@@ -90,7 +90,7 @@ def matching(store: Store, functions: Functions, wanted: FunctionFilter) -> Inte
 def self_and_total(sums: Sums, stacks: Stacks, functions: Functions) -> tuple[Integers, Integers]:
     """Of each function, the counts of stacks that it is the leaf of, and of those that it is anywhere in."""
     weights = np.zeros(len(stacks.ids), np.int64)
-    np.add.at(weights, stacks.rows_of(sums.stacks), sums.counts)
+    np.add.at(weights, stacks.rows, sums.counts)
     own, total = np.zeros(len(functions.frames), np.int64), np.zeros(len(functions.frames), np.int64)
     for at in range(0, len(stacks.ids), _AT_A_TIME):
         rows = np.arange(at, min(at + _AT_A_TIME, len(stacks.ids)))
@@ -134,7 +134,7 @@ def _has(stacks: Stacks, functions: Functions, chosen: Integers) -> tuple[NDArra
 def by_key(sums: Sums, stacks: Stacks, functions: Functions, chosen: Integers) -> list[tuple[int, int, int, int]]:
     """(key, at, self, total) of what runs any of the `chosen` functions, by key and step of the sums."""
     within, leaf = _has(stacks, functions, chosen)
-    rows = stacks.rows_of(sums.stacks)
+    rows = stacks.rows
     places = np.flatnonzero(within[rows])
     groups, place = np.unique(np.stack((sums.key[places], sums.at[places]), 1), axis=0, return_inverse=True)
     own, total = np.zeros(len(groups), np.int64), np.zeros(len(groups), np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from bisect import bisect_left
 from typing import Final
 
@@ -11,11 +12,12 @@ from numpy.typing import NDArray
 from profiler.model import bases
 from symbolizer.types import Frame, Kind
 from web.flamegraph.calltree import ROOT, CallTree, Paths, merge_paths
-from web.store.ragged import csr
-from web.store.stackcache import Stacks
+from web.store.ragged import Ragged, csr
+from web.store.stackcache import PREFIX, Stacks
 from web.store.sums import Sums
 
-_AT_A_TIME: Final = 1 << 16  # stacks
+_AT_A_TIME: Final = 1 << 14  # stacks
+_FACTOR: Final = np.uint64(secrets.randbits(64) | 1)
 
 
 def begins_of(keys: list[tuple[str, ...]]) -> list[list[Frame]]:
@@ -39,9 +41,7 @@ def tree_of(sums: Sums, stacks: Stacks, limit: int | None = None) -> CallTree:
 
     # All functions in order, with the names of bases, which are few, put where they belong.
     functions = sorted(base_names)
-    order = np.argsort(stacks.order)  # the numbers of functions in order
-    named = [stacks.frame_list[stacks.function_frames[number]] for number in order.tolist()]
-    binaries = [stacks.binaries[stacks.function_frames[number]] for number in order.tolist()]
+    named, binaries = stacks.functions.copy(), stacks.function_binaries.copy()
     other_lines = [0] * len(named)
     _choose_lines(sums, stacks, named, other_lines)
     places = {key: _place(named, binaries, key) for key in functions}
@@ -49,7 +49,7 @@ def tree_of(sums: Sums, stacks: Stacks, limit: int | None = None) -> CallTree:
     added = [(key, place) for key, place in places.items() if key not in known]
     before = np.array([place for _, place in added], np.int64)
     shift = np.searchsorted(before, np.arange(len(named)), side="right")
-    ranks = (1 + np.arange(len(named)) + shift)[stacks.order[stacks.of]] if len(named) else np.empty(0, np.int64)
+    ranks = (1 + np.arange(len(named)) + shift)[stacks.of] if len(named) else np.empty(0, np.int64)
     base_rank = {key: 1 + place + int(shift[place]) for key, place in known.items()}
     base_rank |= {key: 1 + place + i for i, (key, place) in enumerate(added)}
     for key, place in reversed(added):
@@ -58,7 +58,17 @@ def tree_of(sums: Sums, stacks: Stacks, limit: int | None = None) -> CallTree:
         other_lines.insert(place, 0)
 
     base_index = [base_rank[frame.function, frame.kind.value, ""] for begin in begins for frame in begin]
-    of = stacks.frames.take(stacks.rows_of(sums.stacks))
+    # Stacks that begin alike are merged as one for so long: most of them do, over most of their length.
+    of = stacks.frames.take(stacks.rows)
+    common = np.minimum(of.length, PREFIX)
+    alike = stacks.prefix[stacks.rows] + sums.key.astype(np.uint64) * _FACTOR
+    order = np.argsort(alike, kind="stable")
+    is_first = np.append([True], alike[order][1:] != alike[order][:-1])[: len(order)]
+    first = np.flatnonzero(is_first)
+    head = order[first]
+    long = of.length[order] > PREFIX
+    longer = order[long]
+    parts = csr(np.bincount((np.cumsum(is_first) - 1)[long], minlength=len(head)))
     shifted = of.start + len(base_index)
     paths = Paths(
         frames=[ROOT, *named],
@@ -67,11 +77,14 @@ def tree_of(sums: Sums, stacks: Stacks, limit: int | None = None) -> CallTree:
         # What is in `index` for a base is a number of its own, after those of frames.
         rank=np.concatenate((ranks, np.array(base_index, np.int64))),
         index=np.concatenate((np.arange(len(ranks), len(ranks) + len(base_index), dtype=np.int32), stacks.frames.flat)),
-        at=offsets[sums.key],
-        end=offsets[sums.key + 1],
-        then_at=shifted,
-        then_end=shifted + of.length,
-        count=sums.counts,
+        at=offsets[sums.key[head]],
+        end=offsets[sums.key[head] + 1],
+        then_at=shifted[head],
+        then_end=shifted[head] + common[head],
+        part=parts[:-1],
+        part_end=parts[1:],
+        parts=(shifted[longer] + PREFIX, shifted[longer] + of.length[longer], sums.counts[longer]),
+        count=np.add.reduceat(sums.counts[order], first) if len(first) else sums.counts,
     )
     return merge_paths(paths, limit)
 
@@ -88,31 +101,50 @@ def _is(named: list[Frame], binaries: list[str], place: int, key: tuple[str, str
 def _choose_lines(sums: Sums, stacks: Stacks, named: list[Frame], other_lines: list[int]) -> None:
     """Gives each function that is on several lines here the frame with most ticks, as model.functions_of does.
 
-    `named` and `other_lines` are in the functions' order.
+    `named` and `other_lines` are those of stacks.functions.
     """
-    if len(stacks.order) == len(stacks.of):
+    if len(named) == len(stacks.of):
         return
     ticks = _ticks(sums, stacks)
     used = np.flatnonzero(ticks)
-    function = stacks.of[used]
-    by_function = np.argsort(function, kind="stable")
-    used, function = used[by_function], function[by_function]
-    begins = np.flatnonzero(np.concatenate(([True], function[1:] != function[:-1]))) if len(used) else used
-    ends = np.append(begins[1:], len(used))
-    for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
-        frames = [(stacks.frame_list[j], ticks[j]) for j in used[begin:end].tolist()]
-        best, _ = max(frames, key=lambda f: (f[0].line > 0, f[0].file != "", f[1], f[0].file, f[0].line))
-        place = int(stacks.order[function[begin]])
-        named[place] = best
-        other_lines[place] = max(len({(f.file, f.line) for f, _ in frames if f.line}) - 1, 0)
+    order = np.lexsort((ticks[used], stacks.told[used], stacks.of[used]))
+    used = used[order]
+    function, told, weight = stacks.of[used], stacks.told[used], ticks[used]
+    last = np.flatnonzero(np.append(function[1:] != function[:-1], [True][: len(function)]))
+    best = used[last]
+    alike = (function[1:] == function[:-1]) & (told[1:] == told[:-1]) & (weight[1:] == weight[:-1])
+    for i in np.flatnonzero(np.append([False][: len(alike) + 1], alike)[last]).tolist() if len(used) else ():
+        begin = end = int(last[i])
+        while begin and alike[begin - 1]:
+            begin -= 1
+        frames = stacks.frame_list
+        best[i] = max(used[begin : end + 1].tolist(), key=lambda j: (frames[j].file, frames[j].line))
+    for place, j in zip(function[last].tolist(), best.tolist(), strict=True):
+        named[place] = stacks.frame_list[j]
+    # Frames that differ in more than their lines may be on the same one.
+    pairs = np.unique(np.stack((function, stacks.line[used]))[:, stacks.line[used] > 0], axis=1)
+    places, lines = np.unique(pairs[0], return_counts=True)
+    for place, count in zip(places[lines > 1].tolist(), lines[lines > 1].tolist(), strict=True):
+        other_lines[place] = count - 1
 
 
 def _ticks(sums: Sums, stacks: Stacks) -> NDArray[np.float64]:
     """How many ticks each frame was on; twice as many where it was twice in their stacks."""
-    rows = stacks.rows_of(sums.stacks)
+    weights = np.bincount(stacks.rows, sums.counts, len(stacks.ids))
     found = np.zeros(len(stacks.of))
-    for at in range(0, len(rows), _AT_A_TIME):
-        part = stacks.frames.take(rows[at : at + _AT_A_TIME])
-        flat, _ = part.packed()
-        found += np.bincount(flat, np.repeat(sums.counts[at : at + _AT_A_TIME], part.length), len(found))
+    order = np.argsort(stacks.frames.start)
+    start, length, weights = stacks.frames.start[order], stacks.frames.length[order], weights[order]
+    for at in range(0, len(order), _AT_A_TIME):
+        part = slice(at, at + _AT_A_TIME)
+        begin, end = int(start[part][0]), int(start[part][-1] + length[part][-1])
+        if end - begin <= 2 * int(length[part].sum()):
+            # Reading what is in between as well, at no weight, takes less than picking out what is not.
+            bounds = np.stack((start[part], start[part] + length[part]), 1).reshape(-1)
+            spans = np.diff(bounds, append=end)
+            flat = stacks.frames.flat[begin:end]
+            each = np.repeat(np.stack((weights[part], np.zeros_like(weights[part])), 1).reshape(-1), spans)
+        else:
+            flat, _ = Ragged(stacks.frames.flat, start[part], length[part]).packed()
+            each = np.repeat(weights[part], length[part])
+        found += np.bincount(flat, each, len(found))
     return found

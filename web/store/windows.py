@@ -100,9 +100,9 @@ def _unwinding(store: Store, where: str, parameters: dict[str, Any], rates: Sequ
     return Unwinding.from_counts(
         dict(
             store.rows(
-                f"SELECT toString(fate) AS fate, sum(weight) AS weight FROM"
-                f" (SELECT fate, {weighed('number', rates)} AS weight FROM windows"
-                f" ARRAY JOIN mapKeys(unwinding) AS fate, mapValues(unwinding) AS number WHERE {where})"
+                # The map's columns as they are: of mapKeys() the engine makes one of its own first.
+                f"SELECT toString(fate), sum({weighed('number', rates)}) FROM windows"
+                f" ARRAY JOIN unwinding.keys AS fate, unwinding.values AS number WHERE {where}"
                 " GROUP BY fate ORDER BY fate",
                 parameters,
             ).rows
