@@ -8,10 +8,11 @@ is asked for 1, 10 and 50 hosts and 1, 6 and 24 hours, from the selection to the
 Beside it: the schema that Coroot publishes for profiles, with the same samples of one hour (ORDER BY service, type and
 time; a stack's names in one row), and a merge in Python dicts of the same sums as the whole fleet's.
 
-    python bench/history.py [--hosts 50] [--hours 24] [--times 5] [--directory DIR] [--small]
+    python bench/history.py [--hosts 50] [--hours 24] [--times 5] [--keep DIR] [--small]
 
-50 hosts and 24 hours take some 600 MB of disk and a quarter of an hour, which is nearly all for making them. Times are
-of the wall clock; the CPU's are beside them where it differs, as on a machine that others use.
+50 hosts and 24 hours take some 600 MB of disk and a quarter of an hour, which is nearly all for making them: with
+--keep, they are kept in DIR, and only the questions are asked the next time. Times are of the wall clock; the CPU's are
+beside them where it differs, as on a machine that others use.
 """
 
 from __future__ import annotations
@@ -202,6 +203,9 @@ def fill(store: Store, size: Size) -> None:
         store.command(f"OPTIMIZE TABLE {name} FINAL SETTINGS max_execution_time = 0")
     count = size.hosts * size.hours * 360 * ROWS
     print(f"filled   {count:,} rows in {time.perf_counter() - began:.0f} s", flush=True)
+
+
+def tell_sizes(store: Store) -> None:
     for found in store.sizes():
         each = found.bytes / max(found.rows, 1)
         print(f"disk     {found.name}: {found.rows:,} rows, {found.bytes / 1e6:.1f} MB, {each:.2f} bytes a row")
@@ -286,6 +290,8 @@ def peers(store: Store, size: Size, times: int) -> None:
     end = size.start + 3600 * size.hours
     hour = f"ts >= toDateTime({end - 3600}, 'UTC') AND ts < toDateTime({end}, 'UTC') AND host LIKE 'host-%'"
     z = "CODEC(ZSTD(1))"
+    for name in ("coroot_samples", "coroot_stacks"):
+        store.command(f"DROP TABLE IF EXISTS {name}")
     store.command(
         f"CREATE TABLE coroot_samples (ServiceName LowCardinality(String) {z}, Type LowCardinality(String) {z},"
         " Start DateTime64(9) CODEC(Delta, ZSTD(1)), End DateTime64(9) CODEC(Delta, ZSTD(1)),"
@@ -394,18 +400,23 @@ def main() -> None:
     arguments.add_argument("--hours", type=int, default=24)
     arguments.add_argument("--times", type=int, default=5)
     arguments.add_argument("--stacks", type=int, default=STACKS_EACH, help="that each of 20 services has")
-    arguments.add_argument("--directory", help="for the store; deleted in the end")
+    arguments.add_argument("--keep", metavar="DIR", help="where the store is and stays; else it is deleted in the end")
     arguments.add_argument("--small", action="store_true", help="3 hosts, 2 hours, few stacks: a trial run")
     asked = arguments.parse_args()
     if asked.small:
         asked.hosts, asked.hours, asked.stacks = 3, 2, 500
-    start = int(time.time()) // 3600 * 3600 - 3600 * asked.hours
-    size = Size(asked.hosts, asked.hours, asked.stacks, start)
-    with tempfile.TemporaryDirectory(dir=asked.directory) as directory:
-        store = Store(f"chdb://{directory}/store")
+    with tempfile.TemporaryDirectory() as passing:
+        store = Store(f"chdb://{os.path.abspath(asked.keep or passing)}/store")
         print(f"machine  {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f} at the beginning", flush=True)
-        fill(store, size)
-        print(f"memory   {memory('VmRSS')} MB after filling; load {os.getloadavg()[0]:.1f}", flush=True)
+        filled = store.rows("SELECT count(), toUnixTimestamp(min(ts)) FROM samples WHERE host LIKE 'host-%'").rows[0]
+        start = filled[1] if filled[0] else int(time.time()) // 3600 * 3600 - 3600 * asked.hours
+        size = Size(asked.hosts, asked.hours, asked.stacks, start)
+        if filled[0]:
+            store.horizon = int(store.rows("SELECT max(batch) FROM pushes").rows[0][0])
+        else:
+            fill(store, size)
+        tell_sizes(store)
+        print(f"memory   {memory('VmRSS')} MB before questions; load {os.getloadavg()[0]:.1f}", flush=True)
         ask(store, size, asked.times)
         peers(store, size, asked.times)
         print(f"memory   {memory('VmHWM')} MB at most; load {os.getloadavg()[0]:.1f} at the end", flush=True)
