@@ -13,6 +13,7 @@ from web.store.ragged import Integers
 from web.store.stackcache import Ids, Stacks
 from web.store.store import BadQuery, Store
 from web.store.sums import Sums
+from web.store.ticks import weights
 
 MAX_FUNCTIONS: Final = 200_000  # that one expression may match
 MAX_TEXT: Final = 1000
@@ -51,20 +52,14 @@ def parse_function(text: str) -> FunctionFilter:
 
 def functions_of_stacks(stacks: Stacks) -> Functions:
     flat, _ = stacks.frames.packed()
-    used = np.zeros(len(stacks.frame_list), bool)
-    used[flat] = True
-    of = np.full(len(used), -1, np.int64)
-    numbers: dict[tuple[str, str, str], int] = {}
-    frames: list[Frame] = []
-    binaries: list[str] = []
-    for j in np.flatnonzero(used).tolist():
-        frame, binary = stacks.frame_list[j], stacks.binaries[j]
-        number = numbers.setdefault((frame.function, frame.kind, binary), len(frames))
-        if number == len(frames):
-            frames.append(frame)
-            binaries.append(binary)
-        of[j] = number
-    return Functions(frames, binaries, of)
+    is_used = np.zeros(len(stacks.frame_list), bool)
+    is_used[flat] = True
+    used = np.flatnonzero(is_used)
+    _, first, number = np.unique(stacks.of[used], return_index=True, return_inverse=True)
+    of = np.full(len(is_used), -1, np.int64)
+    of[used] = number
+    chosen = used[first].tolist()
+    return Functions([stacks.frame_list[j] for j in chosen], [stacks.binaries[j] for j in chosen], of)
 
 
 def matching(store: Store, functions: Functions, wanted: FunctionFilter) -> Integers:
@@ -89,17 +84,17 @@ def matching(store: Store, functions: Functions, wanted: FunctionFilter) -> Inte
 
 def self_and_total(sums: Sums, stacks: Stacks, functions: Functions) -> tuple[Integers, Integers]:
     """Of each function, the counts of stacks that it is the leaf of, and of those that it is anywhere in."""
-    weights = np.zeros(len(stacks.ids), np.int64)
-    np.add.at(weights, stacks.rows, sums.counts)
-    own, total = np.zeros(len(functions.frames), np.int64), np.zeros(len(functions.frames), np.int64)
+    count = len(functions.frames)
+    weight = weights(sums, stacks)
+    total = np.zeros(count)
     for at in range(0, len(stacks.ids), _AT_A_TIME):
         rows = np.arange(at, min(at + _AT_A_TIME, len(stacks.ids)))
         row, function = _distinct(stacks, functions, rows)
-        np.add.at(total, function, weights[at + row])
+        total += np.bincount(function, weight[at + row], count)
     deep = np.flatnonzero(stacks.frames.length)
     leaves = stacks.frames.flat[stacks.frames.start[deep] + stacks.frames.length[deep] - 1]
-    np.add.at(own, functions.of[leaves], weights[deep])
-    return own, total
+    own = np.bincount(functions.of[leaves], weight[deep], count)
+    return own.astype(np.int64), total.astype(np.int64)
 
 
 def _distinct(stacks: Stacks, functions: Functions, rows: Integers) -> tuple[Integers, Integers]:

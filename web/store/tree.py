@@ -7,16 +7,15 @@ from bisect import bisect_left
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from profiler.model import bases
 from symbolizer.types import Frame, Kind
 from web.flamegraph.calltree import ROOT, CallTree, Paths, merge_paths
-from web.store.ragged import Ragged, csr
+from web.store.ragged import csr
 from web.store.stackcache import PREFIX, Stacks
 from web.store.sums import Sums
+from web.store.ticks import ticks
 
-_AT_A_TIME: Final = 1 << 14  # stacks
 _FACTOR: Final = np.uint64(secrets.randbits(64) | 1)
 
 
@@ -105,11 +104,11 @@ def _choose_lines(sums: Sums, stacks: Stacks, named: list[Frame], other_lines: l
     """
     if len(named) == len(stacks.of):
         return
-    ticks = _ticks(sums, stacks)
-    used = np.flatnonzero(ticks)
-    order = np.lexsort((ticks[used], stacks.told[used], stacks.of[used]))
+    of_frames = ticks(sums, stacks)
+    used = np.flatnonzero(of_frames)
+    order = np.lexsort((of_frames[used], stacks.told[used], stacks.of[used]))
     used = used[order]
-    function, told, weight = stacks.of[used], stacks.told[used], ticks[used]
+    function, told, weight = stacks.of[used], stacks.told[used], of_frames[used]
     last = np.flatnonzero(np.append(function[1:] != function[:-1], [True][: len(function)]))
     best = used[last]
     alike = (function[1:] == function[:-1]) & (told[1:] == told[:-1]) & (weight[1:] == weight[:-1])
@@ -126,25 +125,3 @@ def _choose_lines(sums: Sums, stacks: Stacks, named: list[Frame], other_lines: l
     places, lines = np.unique(pairs[0], return_counts=True)
     for place, count in zip(places[lines > 1].tolist(), lines[lines > 1].tolist(), strict=True):
         other_lines[place] = count - 1
-
-
-def _ticks(sums: Sums, stacks: Stacks) -> NDArray[np.float64]:
-    """How many ticks each frame was on; twice as many where it was twice in their stacks."""
-    weights = np.bincount(stacks.rows, sums.counts, len(stacks.ids))
-    found = np.zeros(len(stacks.of))
-    order = np.argsort(stacks.frames.start)
-    start, length, weights = stacks.frames.start[order], stacks.frames.length[order], weights[order]
-    for at in range(0, len(order), _AT_A_TIME):
-        part = slice(at, at + _AT_A_TIME)
-        begin, end = int(start[part][0]), int(start[part][-1] + length[part][-1])
-        if end - begin <= 2 * int(length[part].sum()):
-            # Reading what is in between as well, at no weight, takes less than picking out what is not.
-            bounds = np.stack((start[part], start[part] + length[part]), 1).reshape(-1)
-            spans = np.diff(bounds, append=end)
-            flat = stacks.frames.flat[begin:end]
-            each = np.repeat(np.stack((weights[part], np.zeros_like(weights[part])), 1).reshape(-1), spans)
-        else:
-            flat, _ = Ragged(stacks.frames.flat, start[part], length[part]).packed()
-            each = np.repeat(weights[part], length[part])
-        found += np.bincount(flat, each, len(found))
-    return found
