@@ -25,6 +25,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from web import (
+    annotations,
     api,
     auth,
     captures_api,
@@ -118,7 +119,7 @@ def _assemble(options: ServerOptions) -> FastAPI:
     )
     app.state.options = options
     routed = (hosts, pages, api, questions, settings, ingest, names, open_file, pyroscope)
-    for module in (*routed, captures_api, captures_pages, pprof_endpoint):
+    for module in (*routed, captures_api, captures_pages, pprof_endpoint, annotations):
         app.include_router(module.router)
     app.add_middleware(EndWhenGone, store=lambda: app.state.store)
     app.add_middleware(_Mistakes)

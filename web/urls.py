@@ -35,6 +35,18 @@ def capture_api(id: str) -> str:
     return f"/api/v1/captures/{quote(id, safe='')}"
 
 
+def annotation_api(id: str) -> str:
+    return f"/api/v1/annotations/{quote(id, safe='')}"
+
+
+def heatmap(query: Query = ()) -> str:
+    return _with("/api/v1/heatmap", query)
+
+
+def diff(query: Query = ()) -> str:
+    return _with("/diff", query)
+
+
 def settings() -> str:
     return "/settings"
 

@@ -120,7 +120,7 @@ def _term(matcher: Matcher, name: str) -> str:
         if column in _NUMBERS and not matcher.is_regex:
             tests.append(f"{column} = toUInt32({{{name}:String}})")
         else:
-            tests.append(_test(f"toString({column})" if column in _NUMBERS else column, matcher, name))
+            tests.append(holds(f"toString({column})" if column in _NUMBERS else column, matcher, name))
     either = f"({' OR '.join(tests)})"
     return f"NOT {either}" if matcher.is_negative else either
 
@@ -132,14 +132,15 @@ def _term_of_user_label(matcher: Matcher, name: str, *, samples: bool) -> str:
     """
     value = f"labels[{{{name}l:String}}]"
     if samples:
-        sets = f"SELECT id FROM label_sets WHERE {_test(value, matcher, name)}"
-        fits = f"(label_set IN ({sets}) OR (label_set = 0 AND {_test(_NOTHING, matcher, name)}))"
+        sets = f"SELECT id FROM label_sets WHERE {holds(value, matcher, name)}"
+        fits = f"(label_set IN ({sets}) OR (label_set = 0 AND {holds(_NOTHING, matcher, name)}))"
     else:
-        fits = _test(value, matcher, name)
+        fits = holds(value, matcher, name)
     return f"NOT {fits}" if matcher.is_negative else fits
 
 
-def _test(value: str, matcher: Matcher, name: str) -> str:
+def holds(value: str, matcher: Matcher, name: str) -> str:
+    """SQL: whether `value` is what the matcher names, in the parameter `name`; it may be meant the other way round."""
     return f"match({value}, {{{name}:String}})" if matcher.is_regex else f"{value} = {{{name}:String}}"
 
 
