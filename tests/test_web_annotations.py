@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,13 +13,15 @@ from web.app import ServerOptions, create_app
 from web.store.store import Store
 
 API = "/api/v1/annotations"
+TOKEN = "a token of some length"
 NOW = int(time.time())
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     store = Store(f"chdb://{tmp_path_factory.mktemp('annotations')}/store")
-    with TestClient(create_app(store, ServerOptions(store.url, commit_seconds=0)), "http://127.0.0.1") as client:
+    app = create_app(store, ServerOptions(store.url, token=TOKEN))
+    with TestClient(app, "http://127.0.0.1", headers={"authorization": f"Bearer {TOKEN}"}) as client:
         yield client
     store.close()
 
@@ -110,12 +111,8 @@ def test_any_text_comes_back_as_it_was(client: TestClient) -> None:
     assert made["text"] == made["labels"]["host"] == text
 
 
-def test_annotations_need_the_token(tmp_path: Path) -> None:
-    store = Store(f"chdb://{tmp_path}/store")
-    app = create_app(store, ServerOptions(store.url, token="a token of some length"))
-    with TestClient(app, "http://127.0.0.1") as client:
-        assert client.post(API, json={"text": "x"}).status_code == 401
-        assert client.get(API, headers={"accept": "application/json"}).status_code == 401
-        headers = {"authorization": "Bearer a token of some length"}
-        assert client.post(API, json={"text": "x"}, headers=headers).status_code == 201
-    store.close()
+def test_annotations_need_the_token(client: TestClient) -> None:
+    nobody = {"authorization": "", "accept": "application/json"}
+    assert client.post(API, json={"text": "x"}, headers=nobody).status_code == 401
+    assert client.get(API, headers=nobody).status_code == 401
+    assert client.delete(f"{API}/x", headers=nobody).status_code == 401

@@ -1,6 +1,7 @@
 """Annotations in the store: what happened at a time, such as a deploy, in words and with labels.
 
-An annotation's id is a hash of what it says: sent twice, it is there once. It is taken back by a newer row that says so.
+An annotation's id is a hash of what it says: sent twice, it is there once. A newer row that says so takes it
+back.
 """
 
 from __future__ import annotations
