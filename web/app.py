@@ -38,6 +38,7 @@ from web import (
     pprof_endpoint,
     questions,
     settings,
+    timeline,
 )
 from web.assets import render
 from web.captures import Captures
@@ -119,7 +120,7 @@ def _assemble(options: ServerOptions) -> FastAPI:
     )
     app.state.options = options
     routed = (hosts, pages, api, questions, settings, ingest, names, open_file, pyroscope)
-    for module in (*routed, captures_api, captures_pages, pprof_endpoint, annotations_api):
+    for module in (*routed, captures_api, captures_pages, pprof_endpoint, annotations_api, timeline):
         app.include_router(module.router)
     app.add_middleware(EndWhenGone, store=lambda: app.state.store)
     app.add_middleware(_Mistakes)
