@@ -30,6 +30,7 @@ from web import (
     auth,
     captures_api,
     captures_pages,
+    diff_page,
     hosts,
     ingest,
     names,
@@ -67,7 +68,7 @@ _FOR_PROGRAMS: Final = (
     "/push.v1.",
     "/querier.v1.",
 )
-_NOT_PAGES: Final = (".json", ".svg", ".folded", ".gz")
+_NOT_PAGES: Final = (".json", ".svg", ".folded", ".gz", ".txt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +120,8 @@ def _assemble(options: ServerOptions) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.options = options
-    routed = (hosts, pages, api, questions, settings, ingest, names, open_file, pyroscope)
-    for module in (*routed, captures_api, captures_pages, pprof_endpoint, annotations_api, timeline):
+    routed = (hosts, pages, diff_page, api, questions, timeline, settings, ingest, names, open_file, pyroscope)
+    for module in (*routed, annotations_api, captures_api, captures_pages, pprof_endpoint):
         app.include_router(module.router)
     app.add_middleware(EndWhenGone, store=lambda: app.state.store)
     app.add_middleware(_Mistakes)

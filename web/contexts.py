@@ -140,6 +140,100 @@ class FlamegraphPage:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """What a function weighs before and after, in per cent of either side or in counts, and by how much it grew;
+    `significant` says that this is beyond chance."""
+
+    before: float
+    after: float
+    change: float
+    significant: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeRow:
+    """A function that changed: by what it ran itself (`own`), and by what it ran with all that it called."""
+
+    name: str
+    kind: str
+    binary: str
+    own: Measured
+    total: Measured
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedSide:
+    """One side of a comparison: its range in seconds, its windows and their accounting, and the page of its own."""
+
+    name: str
+    start: float
+    end: float
+    hosts: tuple[str, ...]
+    windows: int
+    rates: str
+    cpu_seconds: float | None
+    accounting: Accounting
+    href: str
+
+
+@dataclass(frozen=True, slots=True)
+class DiffLegend:
+    """The colours of what grew, shrank and did neither, where their shades end (shares of the larger side), and beyond
+    how many standard errors, from how many samples on, something is coloured."""
+
+    grew: tuple[str, ...]
+    shrank: tuple[str, ...]
+    unchanged: str
+    steps: tuple[float, ...]
+    significant: float
+    fewest: int
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Two sides that both hold something: the picture's address, and the functions that changed most, in the order of
+    `sorts`; `changed` is how many did."""
+
+    event: str
+    svg: str
+    sides: tuple[ComparedSide, ComparedSide]
+    rows: list[ChangeRow]
+    changed: int
+    sorts: list[Choice]
+    legend: DiffLegend
+    twins: list[tuple[str, str]]
+    permalink: str
+
+
+@dataclass(frozen=True, slots=True)
+class DiffPage:
+    """templates/diff.html: GET /diff.
+
+    `compared` is None where a side holds nothing, and `empty` then says which and why. The form's fields are as typed;
+    `chips` and `base_chips` are selectors in force, `kept` what the form does not hold and has to keep.
+    """
+
+    compared: Compared | None
+    empty: str
+    title: str
+    from_: str
+    until: str
+    host: str
+    event: str
+    comm: str
+    base_from: str
+    base_until: str
+    absolute: bool
+    width: str
+    kept: Query
+    chips: list[Chip]
+    base_chips: list[Chip]
+    hosts: list[str]
+    events: list[str]
+    presets: list[Choice]
+
+
+@dataclass(frozen=True, slots=True)
 class Trend:
     """One figure of what profiling costs: the last, the highest, and by step, at `points` (seconds, value).
 

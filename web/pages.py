@@ -18,7 +18,7 @@ from web.hosts import RANGES
 from web.store.queries import Empty, MixedRates, Queries, rates_title
 from web.store.selection import Selection, parse, rfc3339
 
-_FLAMEGRAPH_SINCE: Final = "now-15m"
+FLAMEGRAPH_SINCE: Final = "now-15m"
 
 router = APIRouter(include_in_schema=False)
 
@@ -33,7 +33,7 @@ def flamegraph_twin(request: Request, extension: str) -> Response:
     if extension not in urls.TWINS:
         known = ", ".join("." + twin for twin in urls.TWINS)
         return JSONResponse({"error": f"no format .{extension[:40]}; there are {known}"}, 404)
-    selection = parse(request.query_params.multi_items(), default_since=_FLAMEGRAPH_SINCE)
+    selection = parse(request.query_params.multi_items(), default_since=FLAMEGRAPH_SINCE)
     return export(request, selection, extension)
 
 
@@ -41,7 +41,7 @@ def _flamegraph(request: Request) -> FlamegraphPage:
     queries: Queries = request.app.state.queries
     now = time.time()
     query = tuple((key, value) for key, value in request.query_params.multi_items() if value)
-    selection = parse(query, default_since=_FLAMEGRAPH_SINCE, now=now)
+    selection = parse(query, default_since=FLAMEGRAPH_SINCE, now=now)
     typed = {key: value for key, value in reversed(query)}
     known = queries.hosts(selection.since, now)
     picture, empty = None, ""
@@ -50,7 +50,7 @@ def _flamegraph(request: Request) -> FlamegraphPage:
     except (Empty, MixedRates) as error:
         empty = str(error)
     host, event = typed.get("host", ""), typed.get("event", "")
-    since = typed.get("from", _FLAMEGRAPH_SINCE)
+    since = typed.get("from", FLAMEGRAPH_SINCE)
     return FlamegraphPage(
         picture=picture,
         empty=empty,
@@ -62,8 +62,8 @@ def _flamegraph(request: Request) -> FlamegraphPage:
         comm=typed.get("comm", ""),
         kept=tuple((key, value) for key, value in query if key == "q"),
         chips=[Chip(value, urls.flamegraph(urls.minus(query, value))) for key, value in query if key == "q"],
-        hosts=_choices([row["host"] for row in known], host),
-        events=_choices([row["event"] for row in known if host in ("", row["host"])], event),
+        hosts=choices([row["host"] for row in known], host),
+        events=choices([row["event"] for row in known if host in ("", row["host"])], event),
         presets=[
             Choice(
                 text,
@@ -167,5 +167,5 @@ async def docs_page(request: Request) -> Response:
     return HTMLResponse(render("docs.html", DocsPage(operations)))
 
 
-def _choices(values: Sequence[str], chosen: str) -> list[str]:
+def choices(values: Sequence[str], chosen: str) -> list[str]:
     return sorted({*values, chosen} - {""})

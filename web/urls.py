@@ -7,6 +7,7 @@ from typing import Final
 from urllib.parse import quote, urlencode
 
 TWINS: Final = ("svg", "json", "folded", "pb.gz", "speedscope.json", "firefox.json")
+DIFF_TWINS: Final = ("svg", "json", "folded", "txt")
 
 Query = tuple[tuple[str, str], ...]
 
@@ -21,6 +22,10 @@ def host(name: str, extension: str = "", query: Query = ()) -> str:
 
 def flamegraph(query: Query = (), extension: str = "") -> str:
     return _with(f"/flamegraph{'.' + extension if extension else ''}", query)
+
+
+def diff(query: Query = (), extension: str = "") -> str:
+    return _with(f"/diff{'.' + extension if extension else ''}", query)
 
 
 def captures(query: Query = ()) -> str:
@@ -41,10 +46,6 @@ def annotation_api(id: str) -> str:
 
 def heatmap(query: Query = ()) -> str:
     return _with("/api/v1/heatmap", query)
-
-
-def diff(query: Query = ()) -> str:
-    return _with("/diff", query)
 
 
 def settings() -> str:
@@ -74,8 +75,8 @@ def plus(query: Query, selector: str) -> Query:
     return (*query, ("q", selector))
 
 
-def minus(query: Query, selector: str) -> Query:
-    return tuple((name, value) for name, value in query if (name, value) != ("q", selector))
+def minus(query: Query, selector: str, name: str = "q") -> Query:
+    return tuple(pair for pair in query if pair != (name, selector))
 
 
 def _with(path: str, query: Iterable[tuple[str, str]]) -> str:

@@ -23,7 +23,7 @@ _NOTHING: Final = "''"  # in SQL
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]{0,199}")
 _MATCHER: Final = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_./-]{0,199})\s*(=~|!~|!=|=)(.*)", re.DOTALL)
 _RELATIVE: Final = re.compile(r"now(?:-(\d{1,6})([smhdw]))?")
-_UNIT_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+UNIT_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 LAST_S: Final = (1 << 32) - 1  # what the store's times can hold
 
 
@@ -192,7 +192,7 @@ def parse_time(text: str, name: str, now: float) -> int:
     seconds: float | None = None
     if relative := _RELATIVE.fullmatch(text):
         amount, unit = relative.groups()
-        seconds = now - int(amount) * _UNIT_S[unit] if amount else now
+        seconds = now - int(amount) * UNIT_S[unit] if amount else now
     elif re.fullmatch(r"[0-9]{1,16}(\.[0-9]{1,9})?", text):
         seconds = float(text)
         if seconds >= 1e11:
