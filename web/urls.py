@@ -70,6 +70,10 @@ def replaced(query: Query, **values: str | None) -> Query:
     return tuple(kept + [(name, value) for name, value in new.items() if value])
 
 
+def only(query: Query, *names: str) -> Query:
+    return tuple(pair for pair in query if pair[0] in names)
+
+
 def plus(query: Query, selector: str) -> Query:
     """`query` with one more selector, such as process=nginx."""
     return (*query, ("q", selector))

@@ -18,10 +18,12 @@ _NUMBERS: Final = ("pid", "hz")
 
 MAX_VALUE: Final = 4096  # characters of a label's value, or of a regular expression
 MAX_MATCHERS: Final = 32
+MAX_HOSTS: Final = 500
 MAX_GROUP_BY: Final = 4
 _NOTHING: Final = "''"  # in SQL
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]{0,199}")
 _MATCHER: Final = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_./-]{0,199})\s*(=~|!~|!=|=)(.*)", re.DOTALL)
+_SPECIAL: Final = re.compile(r"[\\.+*?()|\[\]{}^$]")  # in a regular expression of RE2
 _RELATIVE: Final = re.compile(r"now(?:-(\d{1,6})([smhdw]))?")
 UNIT_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 LAST_S: Final = (1 << 32) - 1  # what the store's times can hold
@@ -147,7 +149,7 @@ def holds(value: str, matcher: Matcher, name: str) -> str:
 def parse(query: Sequence[tuple[str, str]], *, default_since: str = "now-1h", now: float | None = None) -> Selection:
     """The selection that a URL's query string asks for: from, until, host, event, comm, and any number of q.
 
-    Names that mean nothing here are left to others. Raises BadQuery.
+    Several hosts are any of them. Names that mean nothing here are left to others. Raises BadQuery.
     """
     now = time.time() if now is None else now
     first: dict[str, str] = {}
@@ -157,14 +159,26 @@ def parse(query: Sequence[tuple[str, str]], *, default_since: str = "now-1h", no
     until = parse_time(first.get("until") or "now", "until", now)
     if since >= until:
         raise BadQuery("`from` must be earlier than `until`")
-    matchers = [Matcher(label, "=", first[label]) for label in ("host", "event", "comm") if first.get(label)]
+    hosts = list(dict.fromkeys(value for key, value in query if key == "host" and value))
+    of_hosts = any_of_hosts(hosts)
+    matchers = [*of_hosts]
+    matchers += [Matcher(label, "=", first[label]) for label in ("event", "comm") if first.get(label)]
     matchers += [parse_matcher(value) for key, value in query if key == "q" and value.strip()]
     if len(matchers) > MAX_MATCHERS:
         raise BadQuery(f"more than {MAX_MATCHERS} selectors; combine them with a regular expression (=~)")
-    for matcher in matchers:
-        if len(matcher.value) > MAX_VALUE:
-            raise BadQuery(f"the value of {matcher.label} is longer than {MAX_VALUE:,} characters")
+    for label, value in [*((m.label, m.value) for m in matchers if m not in of_hosts), *(("host", h) for h in hosts)]:
+        if len(value) > MAX_VALUE:
+            raise BadQuery(f"the value of {label} is longer than {MAX_VALUE:,} characters")
     return Selection(since, until, tuple(dict.fromkeys(matchers)))
+
+
+def any_of_hosts(hosts: Sequence[str]) -> list[Matcher]:
+    """What selects any of so many hosts, or none where all are meant. Raises BadQuery."""
+    if len(hosts) <= 1:
+        return [Matcher("host", "=", host) for host in hosts]
+    if len(hosts) > MAX_HOSTS:
+        raise BadQuery(f"more than {MAX_HOSTS} hosts: select them by a label or a regular expression, q=host=~…")
+    return [Matcher("host", "=~", "|".join(_SPECIAL.sub(r"\\\g<0>", host) for host in hosts))]
 
 
 def parse_matcher(text: str) -> Matcher:
