@@ -14,6 +14,7 @@ from typing import Any, Final
 from jinja2 import DictLoader, Environment, StrictUndefined
 
 from web import urls
+from web.flamegraph.script import viewer_script
 from web.store.selection import rfc3339
 
 _TYPES: Final = {
@@ -32,12 +33,13 @@ class Static:
 
 
 def _read_static() -> dict[str, Static]:
+    bodies = {file.name: file.read_bytes() for file in (files("web") / "static").iterdir() if file.is_file()}
+    bodies["flamegraph.js"] = viewer_script().encode()
     found = {}
-    for file in (files("web") / "static").iterdir():
-        suffix = "." + file.name.rpartition(".")[2]
+    for name, body in bodies.items():
+        suffix = "." + name.rpartition(".")[2]
         if suffix in _TYPES:
-            body = file.read_bytes()
-            found[file.name] = Static(body, _TYPES[suffix], f'"{blake2b(body, digest_size=12).hexdigest()}"')
+            found[name] = Static(body, _TYPES[suffix], f'"{blake2b(body, digest_size=12).hexdigest()}"')
     return found
 
 

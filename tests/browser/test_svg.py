@@ -17,7 +17,8 @@ from profiler.model import StackTable
 from symbolizer.types import Frame, Kind, Reason
 from web.flamegraph import layout
 from web.flamegraph.calltree import build_tree
-from web.flamegraph.svg import SCRIPT, Caption, write_svg
+from web.flamegraph.script import viewer_script
+from web.flamegraph.svg import Caption, write_svg
 
 CAPTION = Caption("CPU profile", "99 Hz", ("1,000 sampled, 0 lost",), background="cpu", seconds_per_sample=0.01)
 PROCESS = Frame("server", Kind.PROCESS)
@@ -67,7 +68,7 @@ def served() -> Iterator[Callable[[dict[str, tuple[str, bytes]]], str]]:
                 self.send_response(200 if found else 404)
                 if found:
                     self.send_header("Content-Type", found[0])
-                self.send_header("Content-Security-Policy", "default-src 'self'")
+                self.send_header("Content-Security-Policy", "default-src 'self'; img-src 'self' blob:")
                 self.send_header("X-Content-Type-Options", "nosniff")
                 self.end_headers()
                 self.wfile.write(found[1] if found else b"")
@@ -93,7 +94,7 @@ def pictures(table: StackTable, script: str | None) -> dict[str, tuple[str, byte
     svg = write_svg(build_tree(table), CAPTION, script_href=script)
     return {
         "/flamegraph.svg": ("image/svg+xml", svg),
-        "/flamegraph.js": ("text/javascript", SCRIPT.read_bytes()),
+        "/flamegraph.js": ("text/javascript", viewer_script().encode()),
         "/favicon.ico": ("image/png", b""),
         "/": (
             "text/html",

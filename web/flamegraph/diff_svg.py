@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from web.flamegraph import layout
 from web.flamegraph.calltree import CallTree, weighed
-from web.flamegraph.diff import SIGNIFICANT, DiffTree, prune_diff, significance
+from web.flamegraph.diff import FEWEST, SIGNIFICANT, DiffTree, prune_diff, significance
 from web.flamegraph.svg import MOST_NODES, Caption, Look, document, visible
 
 WIDTHS: Final = ("after", "before", "union")
@@ -36,9 +36,11 @@ def write_diff_svg(
     change = changes(tree, absolute=absolute)
     data: dict[str, Any] = {
         "beforeOwn": tree.before_own.tolist(),
-        "change": change.tolist(),
         "absolute": absolute,
         "width": width,
+        "significant": SIGNIFICANT,
+        "fewest": FEWEST,
+        "steps": layout.STEPS,
         "grew": layout.GREW,
         "shrank": layout.SHRANK,
         "unchanged": layout.UNCHANGED,

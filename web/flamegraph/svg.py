@@ -1,7 +1,7 @@
 """A call tree as one interactive SVG file.
 
 The file holds the whole tree as data and a static first picture as markup, so it also shows where
-scripts do not run; static/flamegraph.js replaces the picture with its own. Whatever comes from outside
+scripts do not run; the script of static/flamegraph replaces the picture with its own. Whatever comes from outside
 goes through `visible` and is then escaped, so the file is well-formed XML and inert whatever the names.
 Presentation is by attributes alone, and the data is text in <metadata>: neither needs leave of a
 Content-Security-Policy.
@@ -14,7 +14,6 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 from zlib import crc32
@@ -25,11 +24,11 @@ from symbolizer.naming.short_names import short_name
 from symbolizer.types import Frame, Kind
 from web.flamegraph import layout
 from web.flamegraph.calltree import CallTree, prune, tree_to_json
+from web.flamegraph.script import viewer_script
 
 MOST_NODES = 300_000  # in one file; a larger tree is pruned, see calltree.prune
 LONGEST_NAME = 1000  # characters
 _SHORTENED = frozenset({Kind.NATIVE, Kind.INLINED, Kind.KERNEL, Kind.MODULE})  # names of compilers, not of runtimes
-SCRIPT = Path(__file__).parent.parent / "static" / "flamegraph.js"
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +261,7 @@ def _data(tree: CallTree, caption: Caption, more: dict[str, Any]) -> str:
     data |= {
         "strings": [visible(string) for string in data["strings"]],
         "kinds": [{"label": layout.LABELS[kind], "shades": layout.shades(kind)} for kind in kinds],
+        "kindsInOrder": sorted(range(len(kinds)), key=lambda i: list(layout.LABELS).index(kinds[i])),
         "caption": {
             "title": caption.title,
             "subtitle": caption.subtitle,
@@ -278,7 +278,7 @@ def _data(tree: CallTree, caption: Caption, more: dict[str, Any]) -> str:
             "note": layout.NOTE,
             "character": layout.CHARACTER,
             "narrowest": layout.NARROWEST,
-            "mostFrames": layout.MOST_FRAMES,
+            "mostElements": layout.MOST_ELEMENTS,
             "sans": layout.SANS,
             "mono": layout.MONO,
         },
@@ -292,7 +292,7 @@ def _data(tree: CallTree, caption: Caption, more: dict[str, Any]) -> str:
 def _script(href: str | None) -> str:
     if href is not None:
         return f"<script href={quoteattr(href)}></script>"
-    source = SCRIPT.read_text("utf-8")
+    source = viewer_script()
     if "]]>" in source:
-        raise ValueError(f"{SCRIPT} holds ]]>, which ends a CDATA section; write it some other way")
+        raise ValueError("the viewer's script holds ]]>, which ends a CDATA section; write it some other way")
     return f"<script>//<![CDATA[\n{source}\n//]]></script>"

@@ -1,0 +1,102 @@
+// What the picture is worth, in one line below it: where every tick went, what has no name, what was cut short. The lines
+// of the account are below it when asked for.
+import { colour, create, pressable } from "./elements.js";
+import { graphBottom } from "./view.js";
+import { percent, withCommas, write } from "./words.js";
+
+const HEIGHT = 30;
+
+export function makeStrip(picture, redraw) {
+  const { byId, layout } = picture;
+  const notes = byId("notes");
+  let open = false;
+  let lines = [];
+  const strip = create("g", { role: "button", tabindex: 0, cursor: "pointer", "aria-expanded": false }, undefined);
+  strip.style.outline = "none";
+  create("title", {}, strip, "Click for the whole account");
+  const box = create("rect", { x: 0, y: 0, height: HEIGHT - 8, rx: 6, fill: colour("card"), "fill-opacity": 0.75 }, strip);
+  const bar = create("g", { "pointer-events": "none" }, strip);
+  const text = create("text", { x: 10, y: 15, fill: colour("soft"), "pointer-events": "none" }, strip);
+  pressable(strip, () => {
+    open = !open;
+    redraw();
+  });
+
+  // Taken from the markup, where they are to be read without scripts as well.
+  function read() {
+    lines = [...notes.querySelectorAll("text")].map((line) => [line, line.textContent]);
+    notes.replaceChildren(strip, ...lines.map(([line]) => line));
+    for (const [line] of lines) line.setAttribute("fill", colour("soft"));
+  }
+
+  function height() {
+    return HEIGHT + (open ? lines.length * layout.note : 0);
+  }
+
+  function draw() {
+    const y = graphBottom(picture) + layout.details;
+    notes.setAttribute("transform", `translate(${layout.side} ${y})`);
+    const room = picture.width - 2 * layout.side;
+    box.setAttribute("width", room);
+    const focused = picture.byKeyboard && document.activeElement === strip;
+    box.setAttribute("stroke", focused ? colour("accent") : colour("edge"));
+    box.setAttribute("stroke-width", focused ? 2 : 1);
+    strip.setAttribute("aria-expanded", open);
+    const parts = summary(picture);
+    strip.setAttribute("aria-label", parts.join(", ") || "Nothing is known of how this was measured");
+    write(text, `${parts.join(" · ") || "Nothing is known of how this was measured"}${lines.length ? (open ? "  ▾" : "  ▸") : ""}`, room - 20);
+    drawBar(room);
+    lines.forEach(([line, words], i) => {
+      line.setAttribute("display", open ? "inline" : "none");
+      line.setAttribute("y", HEIGHT + 8 + i * layout.note);
+      if (open) write(line, words, room);
+    });
+  }
+
+  function drawBar(room) {
+    bar.replaceChildren();
+    const { quality } = picture.data;
+    if (!quality?.ticks) return;
+    let x = 1;
+    for (const [count, fill] of [[quality.idle, colour("edge")], [quality.filtered, colour("narrow")], [quality.shown, "#2f9e44"], [quality.lost, "#e03131"]]) {
+      const wide = (count / quality.ticks) * (room - 2);
+      create("rect", { x, y: HEIGHT - 10, width: wide, height: 2, fill }, bar);
+      x += wide;
+    }
+  }
+
+  read();
+  return { draw, height, read, isOpen: () => open };
+}
+
+// What each of its parts says in few words.
+function summary(picture) {
+  const { quality } = picture.data;
+  const parts = [];
+  if (quality) {
+    const { ticks, idle, filtered, shown, lost } = quality;
+    parts.push(`${withCommas(ticks)} ticks = ${withCommas(idle)} idle + ${withCommas(filtered)} filtered + ${withCommas(shown)} shown + ${withCommas(lost)} lost`);
+  }
+  parts.push(unknown(picture));
+  if (quality?.stacks) parts.push(`truncated ${percent(quality.cut, quality.stacks)} of user stacks`);
+  if (quality?.rate) parts.push(quality.rate);
+  return parts.filter(Boolean);
+}
+
+// The share of all frames on all stacks of the picture that have no name, by reason.
+function unknown({ model, forward, data }) {
+  const { frames } = model;
+  const byReason = new Map();
+  let all = 0;
+  for (let node = 1; node < forward.size; node++) {
+    const frame = forward.frame[node];
+    if (frames.isFolded[frame] || /^(process|thread)$/.test(model.kinds[frames.kind[frame]])) continue;
+    all += forward.total[node];
+    const reason = data.reasons[frames.reason[frame]];
+    if (reason) byReason.set(reason, (byReason.get(reason) ?? 0) + forward.total[node]);
+  }
+  if (!all) return "";
+  const reasons = [...byReason].sort((a, b) => b[1] - a[1]);
+  const told = reasons.slice(0, 3).map(([reason, weight]) => `${reason} ${percent(weight, all)}`).join(", ");
+  return `without a name: ${percent(reasons.reduce((sum, [, weight]) => sum + weight, 0), all)} of frames${told ? ` (${told}${reasons.length > 3 ? ", …" : ""})` : ""}`;
+}

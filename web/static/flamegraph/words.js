@@ -1,0 +1,101 @@
+// What is said of frames and counts, and how much of it fits.
+import { binaryOf, kindOf, nameOf, shownOf } from "./model.js";
+import { interval } from "./numbers.js";
+
+const commas = new Intl.NumberFormat("en-US");
+export const withCommas = (number) => commas.format(number);
+export const percent = (part, of) => `${(of ? (100 * part) / of : 0).toFixed(2)} %`;
+const signed = (number, text) => `${number < 0 ? "−" : "+"}${text}`;
+
+export function seconds(value) {
+  if (value < 1) return `${Number((1000 * value).toPrecision(3))} ms`;
+  if (value < 120) return `${Number(value.toPrecision(3))} s`;
+  if (value < 7200) return `${(value / 60).toFixed(1)} min`;
+  return `${withCommas(Number((value / 3600).toFixed(1)))} h`;
+}
+
+export function weightOf(picture, node) {
+  const { tree, caption, diff } = picture;
+  if (diff) return changeOf(picture, node);
+  const total = tree.total[node];
+  const parts = [`${withCommas(total)} ${caption.unit}`, percent(total, tree.total[0])];
+  if (caption.secondsPerSample) parts.push(`${seconds(total * caption.secondsPerSample)} ${caption.time}`.trim());
+  return parts.join(", ");
+}
+
+function changeOf({ tree, caption, diff, change, all }, node) {
+  const [old, now] = [tree.before[node], tree.total[node]];
+  const told = change[node] || node === 0 ? "" : ", no significant change";
+  if (diff.absolute) {
+    const share = old ? `, ${signed(now - old, ((100 * Math.abs(now - old)) / old).toFixed(1))} %` : "";
+    return `before ${withCommas(old)}, after ${withCommas(now)} ${caption.unit}, ${signed(now - old, withCommas(Math.abs(now - old)))}${share}${told}`;
+  }
+  const points = (100 * now) / (all.after || 1) - (100 * old) / (all.before || 1);
+  return `before ${percent(old, all.before)}, after ${percent(now, all.after)}, ${signed(points, Math.abs(points).toFixed(2))} points; ${withCommas(old)} and ${withCommas(now)} ${caption.unit}${told}`;
+}
+
+export const describe = (picture, node) => `${nameOf(picture.model, picture.tree.frame[node])} (${weightOf(picture, node)})`;
+
+export function originOf({ model, tree, data }, node) {
+  if (node === 0 && !tree.side) return "";
+  const { frames } = model;
+  const frame = tree.frame[node];
+  const file = model.strings[frames.file[frame]];
+  const reason = data.reasons[frames.reason[frame]];
+  return [
+    kindOf(model, frame) + intoCaller(model, tree, node),
+    binaryOf(model, frame),
+    file && `${file}${frames.line[frame] ? `:${frames.line[frame]}` : ""}${otherLines(frames.other_lines[frame])}`,
+    reason && `no name: ${reason}`,
+  ].filter(Boolean).join(" · ");
+}
+
+function intoCaller(model, tree, node) {
+  const caller = tree.parent[node];
+  if (!tree.callersBelow || kindOf(model, tree.frame[node]) !== "inlined" || caller <= 0) return "";
+  if (/^(process|thread)$/.test(kindOf(model, tree.frame[caller]))) return "";
+  return ` into ${shownOf(model, tree.frame[caller])}`;
+}
+
+function otherLines(count) {
+  return count ? ` and ${withCommas(count)} other line${count === 1 ? "" : "s"}` : "";
+}
+
+// What is its own, and its shares of what is shown, of the frame that it stands on, and how sure they are.
+export function sharesOf({ model, tree, caption, diff }, node) {
+  const [whole, parent] = [tree.total[0], tree.parent[node]];
+  const own = tree.own[node];
+  const parts = [`self ${withCommas(own)} ${caption.unit}, ${percent(own, whole)}`];
+  if (parent > 0) parts.push(`${percent(tree.total[node], tree.total[parent])} of ${shownOf(model, tree.frame[parent])}`);
+  if (!diff && caption.unit === "samples" && whole && node) {
+    const [least, most] = interval(tree.total[node], whole);
+    parts.push(`${(100 * least).toFixed(2)} to ${percent(most, 1)} of all with 95 % confidence`);
+  }
+  return parts.join(" · ");
+}
+
+// The part of a text that fits, judged by the width of a monospace character.
+export function fit(text, width, character) {
+  const room = Math.floor(width / character);
+  let used = 0;
+  let end = 0;
+  let lastFit = 0; // where to cut if an ellipsis has to fit as well
+  for (const c of text) {
+    used += c.codePointAt(0) >= 0x2e80 ? 2 : 1;
+    if (used > room) return room < 3 ? "" : `${text.slice(0, lastFit)}…`;
+    end += c.length;
+    if (used <= room - 1) lastFit = end;
+  }
+  return text;
+}
+
+// The same for text in a proportional font, which has to be measured.
+export function write(element, text, room) {
+  if (element.textContent !== text) element.textContent = text;
+  let length = element.getComputedTextLength();
+  // Letters differ in width, so what is left may still be too long, by little.
+  for (let character = length / [...text].length; length > Math.max(room, 0); character *= 1.05) {
+    element.textContent = fit(text, room, character);
+    length = element.getComputedTextLength();
+  }
+}
