@@ -20,6 +20,7 @@ from web.selected import (
     overview_dict,
     scaled,
 )
+from web.store.lines import FunctionName
 from web.store.queries import Queries
 from web.store.selection import Selection, as_mapping, parse_group_by
 from web.store.store import BadQuery
@@ -128,6 +129,43 @@ def top(
                 "values": values,
                 "functions": found.functions,
                 "top": rows,
+            }
+        )
+
+    return conditional(request, [selection], answer)
+
+
+@router.get("/lines", response_class=Response)
+def lines(
+    request: Request,
+    selection: Selected,
+    function: Annotated[str, Query(description="The function's whole name", max_length=100_000)],
+    kind: Annotated[Text, Query(description="Its kind; any by default", max_length=40)] = None,
+    binary: Annotated[Text, Query(description="The path of its binary; any by default", max_length=4096)] = None,
+    limit: Limit = 1000,
+    values: ValuesAs = "samples",
+) -> Response:
+    """One function by line of its source: `self` where a line of it is the leaf, `total` where it is anywhere.
+
+    A sample counts once for a line; where the function is on the stack more than once, it may count for several. A
+    line 0 stands for what has none. `lines` is how many there are.
+    """
+    queries: Queries = request.app.state.queries
+
+    def answer() -> Response:
+        resolved = queries.resolve(selection)
+        found, overview = queries.lines(resolved, FunctionName(function, kind, binary))
+        by = factor(values, overview)
+        (whole,) = scaled([{"self": found.own, "total": found.total}], by, ("self", "total"))
+        return as_json(
+            {
+                **as_mapping(resolved),
+                **overview_dict(overview),
+                "values": values,
+                "function": function,
+                **whole,
+                "lines": len(found.rows),
+                "by_line": scaled(found.rows[:limit], by, ("self", "total")),
             }
         )
 

@@ -22,6 +22,7 @@ from web.store import stacks as st
 from web.store import top as functions_of
 from web.store.coverage import Coverage, Nearby, coverage_of, nearby
 from web.store.heatmap import HeatMap, heat_map, step_of
+from web.store.lines import FunctionLines, FunctionName, lines_of
 from web.store.ragged import Integers
 from web.store.selection import LABELS, SAMPLE_LABELS, Matcher, Selection, rfc3339
 from web.store.series import MAX_VALUES, check_step, series_of, values_of
@@ -254,6 +255,14 @@ class Queries:
         rows.sort(key=lambda row: (row.get("at", 0), -row["total"], *(row[label] for label in by)))
         names = sorted({functions.frames[i].function for i in chosen.tolist()})
         return overview, names, rows[:limit]
+
+    def lines(self, selection: Selection, wanted: FunctionName) -> tuple[FunctionLines, Overview]:
+        """The lines of one function of a resolved selection. Raises Empty where it is on no stack, MixedRates."""
+        sums, stacks, overview = self._summed(selection)
+        found = lines_of(sums, stacks, wanted)
+        if found is None:
+            raise Empty("No function in this range has that name, kind and binary.")
+        return found, overview
 
     # ------------------------------------------------------------------ hosts, labels and time
 

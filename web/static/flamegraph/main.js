@@ -266,7 +266,7 @@ function open(svg) {
     f: () => { if (wanted()) change({ focus: wanted(), search: "" }); },
     h: () => { if (wanted()) change({ hide: wanted(), search: "" }); },
     w: () => change({ sandwich: picture.state.sandwich || !pointedAt() ? "" : functionKey(picture.model, picture.tree.frame[pointedAt()]) }),
-    v: () => { if (picture.diff) change({ vanished: !picture.state.vanished }); },
+    v: () => { if (picture.diff && picture.diff.width !== "before") change({ vanished: !picture.state.vanished }); },
   };
 
   function shortcut(event) {
