@@ -33,7 +33,7 @@ export function draw(canvas, map, view, asShare) {
   const token = (name) => style.getPropertyValue(name).trim();
   const ramp = [0, 1, 2, 3].map((i) => rgb(token(`--heat-${i}`)));
   const x = (at) => ((at - view.since) / (view.until - view.since)) * width;
-  const gap = hatched(context, token("--line"));
+  const gap = hatched(context, token("--gap"));
   const left = (column) => Math.floor(x(map.start + column * map.step));
 
   const peak = peakOf(map, asShare);
@@ -80,7 +80,7 @@ function drawTimes(context, view, x, width, height, token, family) {
   for (let at = Math.ceil((view.since + offset) / step) * step - offset; at < view.until; at += step) {
     const place = Math.round(x(at)) + 0.5;
     context.fillStyle = token("--line");
-    context.fillRect(place - 0.5, STRIP - 4, 1, height - STRIP - 14);
+    context.fillRect(place - 0.5, height - AXIS, 1, 6);
     context.fillStyle = token("--soft");
     const text = tick(at, step);
     const half = context.measureText(text).width / 2;
