@@ -23,6 +23,10 @@ def flamegraph(query: Query = (), extension: str = "") -> str:
     return _with(f"/flamegraph{'.' + extension if extension else ''}", query)
 
 
+def below(query: Query) -> str:
+    return _with("/flamegraph/below.json", query)
+
+
 def captures(query: Query = ()) -> str:
     return _with("/captures", query)
 
