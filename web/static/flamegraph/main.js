@@ -199,10 +199,7 @@ function open(svg) {
     details.draw();
   }
 
-  const nodeAt = (target) => {
-    const number = target instanceof Element ? target.getAttribute("data-node") : null;
-    return number === null ? -1 : Number(number);
-  };
+  const nodeAt = (target) => target?.node ?? -1;
 
   graph.addEventListener("pointerover", (event) => { if (event.pointerType !== "touch") hover(nodeAt(event.target)); });
   graph.addEventListener("pointerleave", (event) => { if (event.pointerType !== "touch") hover(-1); });
