@@ -27,6 +27,7 @@ from starlette.exceptions import HTTPException
 from web import (
     api,
     auth,
+    below_endpoint,
     captures_api,
     captures_pages,
     diff_page,
@@ -119,7 +120,7 @@ def _assemble(options: ServerOptions) -> FastAPI:
     )
     app.state.options = options
     routed = (hosts, pages, diff_page, api, questions, settings, ingest, names, open_file, pyroscope)
-    for module in (*routed, captures_api, captures_pages, pprof_endpoint):
+    for module in (*routed, below_endpoint, captures_api, captures_pages, pprof_endpoint):
         app.include_router(module.router)
     app.add_middleware(EndWhenGone, store=lambda: app.state.store)
     app.add_middleware(_Mistakes)

@@ -22,7 +22,9 @@ _OPEN: Final = ("/healthz", "/readyz", "/login")
 PPROF: Final = "/debug/pprof/"  # whose client shows what is wrong if it is text and marked
 _ACTING: Final = (PPROF + "profile",)  # a GET that has an agent at work
 HEADERS: Final = {
-    b"content-security-policy": (b"default-src 'self'; img-src 'self' blob:; base-uri 'none'; form-action 'self'; frame-ancestors 'self'"),
+    b"content-security-policy": (
+        b"default-src 'self'; img-src 'self' blob:; base-uri 'none'; form-action 'self'; frame-ancestors 'self'"
+    ),
     b"x-content-type-options": b"nosniff",
     b"referrer-policy": b"same-origin",
     b"cross-origin-opener-policy": b"same-origin",

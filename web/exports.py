@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from fastapi import Request
@@ -38,7 +39,8 @@ def export(request: Request, selection: Selection, extension: str, group_by: Seq
     def answer() -> Response:
         resolved = queries.resolve(selection)
         if extension == "svg":
-            return sent(picture(queries, resolved, group_by), MEDIA_TYPES[extension])
+            query = tuple(request.query_params.multi_items())
+            return sent(picture(queries, resolved, group_by, query), MEDIA_TYPES[extension])
         host = re.sub(r"[^A-Za-z0-9._-]+", "-", resolved.value("host") or "all")[:60]
         name = f"{host}-{rfc3339(resolved.since).replace(':', '')}.{extension}"
         return sent(
@@ -50,9 +52,17 @@ def export(request: Request, selection: Selection, extension: str, group_by: Seq
     return conditional(request, [selection], answer)
 
 
-def picture(queries: Queries, selection: Selection, group_by: Sequence[str] = ()) -> bytes:
+def picture(queries: Queries, selection: Selection, group_by: Sequence[str], query: urls.Query) -> bytes:
+    """The picture of a resolved selection that a URL's `query` asked for."""
     tree, overview = queries.tree(selection, group_by, MOST_NODES)
-    return write_svg(tree, caption(overview, selection), script_href=urls.static("flamegraph.js"))
+    described = replace(caption(overview, selection), source=urls.below(fixed(selection, query)))
+    return write_svg(tree, described, script_href=urls.static("flamegraph.js"))
+
+
+def fixed(selection: Selection, query: urls.Query) -> urls.Query:
+    """The query that asks for a resolved selection whenever it is asked."""
+    since, until = rfc3339(selection.since), rfc3339(selection.until)
+    return urls.replaced(query, from_=since, until=until, event=selection.value("event"))
 
 
 def caption(overview: Overview, selection: Selection) -> Caption:
@@ -67,4 +77,6 @@ def caption(overview: Overview, selection: Selection) -> Caption:
         unit=unit_of(overview.event),
         background="cpu" if is_cpu(overview.event) else "memory" if unit_of(overview.event) == "bytes" else "other",
         seconds_per_sample=1 / overview.hz if unit_of(overview.event) == "samples" else None,
+        accounts=(("", overview.accounting),),
+        rate=rates,
     )

@@ -28,6 +28,10 @@ def diff(query: Query = (), extension: str = "") -> str:
     return _with(f"/diff{'.' + extension if extension else ''}", query)
 
 
+def below(query: Query) -> str:
+    return _with("/flamegraph/below.json", query)
+
+
 def captures(query: Query = ()) -> str:
     return _with("/captures", query)
 

@@ -10,10 +10,10 @@ export async function toPng({ svg, width }) {
   const source = new Blob([new XMLSerializer().serializeToString(copy)], { type: "image/svg+xml" });
   const address = URL.createObjectURL(source);
   try {
-    const image = document.createElementNS("http://www.w3.org/1999/xhtml", "img");
+    const image = new Image();
     image.src = address;
     await image.decode();
-    const canvas = document.createElementNS("http://www.w3.org/1999/xhtml", "canvas");
+    const canvas = html("canvas");
     // Browsers refuse canvases that are larger.
     const scale = Math.min(Math.max(2, window.devicePixelRatio), 16_000 / Math.max(width, height));
     canvas.width = Math.round(width * scale);
@@ -25,8 +25,11 @@ export async function toPng({ svg, width }) {
   }
 }
 
+// In a document of XML, createElement() makes none of HTML.
+const html = (name) => document.createElementNS(new Image().namespaceURI, name);
+
 export function save(blob, name) {
-  const link = document.createElementNS("http://www.w3.org/1999/xhtml", "a");
+  const link = html("a");
   link.href = URL.createObjectURL(blob);
   link.download = name;
   link.click();

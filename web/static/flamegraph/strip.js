@@ -53,15 +53,17 @@ export function makeStrip(picture, redraw) {
     });
   }
 
+  // Where the ticks went, in proportion; of several accounts each has its part of the line.
   function drawBar(room) {
     bar.replaceChildren();
-    const { quality } = picture.data;
-    if (!quality?.ticks) return;
+    const accounts = picture.data.accounts.filter(({ ticks }) => ticks > 0);
     let x = 1;
-    for (const [count, fill] of [[quality.idle, colour("edge")], [quality.filtered, colour("narrow")], [quality.shown, "#2f9e44"], [quality.lost, "#e03131"]]) {
-      const wide = (count / quality.ticks) * (room - 2);
-      create("rect", { x, y: HEIGHT - 10, width: wide, height: 2, fill }, bar);
-      x += wide;
+    for (const { ticks, idle, filtered, shown, lost } of accounts) {
+      for (const [count, fill] of [[idle, colour("edge")], [filtered, colour("narrow")], [shown, "#2f9e44"], [lost, "#e03131"]]) {
+        const wide = (count / ticks) * ((room - 2) / accounts.length);
+        create("rect", { x: x.toFixed(1), y: HEIGHT - 11, width: wide.toFixed(1), height: 2, fill }, bar);
+        x += wide;
+      }
     }
   }
 
@@ -71,15 +73,17 @@ export function makeStrip(picture, redraw) {
 
 // What each of its parts says in few words.
 function summary(picture) {
-  const { quality } = picture.data;
-  const parts = [];
-  if (quality) {
-    const { ticks, idle, filtered, shown, lost } = quality;
-    parts.push(`${withCommas(ticks)} ticks = ${withCommas(idle)} idle + ${withCommas(filtered)} filtered + ${withCommas(shown)} shown + ${withCommas(lost)} lost`);
+  const { accounts, caption } = picture.data;
+  const parts = accounts.map(({ name, ticks, idle, filtered, shown, lost }) =>
+    `${name && `${name}: `}${withCommas(ticks)} ticks = ${withCommas(idle)} idle + ${withCommas(filtered)} filtered + ${withCommas(shown)} shown + ${withCommas(lost)} lost`);
+  for (const { name, expected, missed } of accounts) {
+    if (expected && missed > 0) parts.push(`${name && `${name}: `}${percent(missed, expected)} missed`);
   }
   parts.push(unknown(picture));
-  if (quality?.stacks) parts.push(`truncated ${percent(quality.cut, quality.stacks)} of user stacks`);
-  if (quality?.rate) parts.push(quality.rate);
+  for (const { name, stacks, cut } of accounts) {
+    if (stacks) parts.push(`${name && `${name}: `}${percent(cut, stacks)} of user stacks cut short`);
+  }
+  parts.push(caption.rate);
   return parts.filter(Boolean);
 }
 
@@ -98,5 +102,6 @@ function unknown({ model, forward, data }) {
   if (!all) return "";
   const reasons = [...byReason].sort((a, b) => b[1] - a[1]);
   const told = reasons.slice(0, 3).map(([reason, weight]) => `${reason} ${percent(weight, all)}`).join(", ");
-  return `without a name: ${percent(reasons.reduce((sum, [, weight]) => sum + weight, 0), all)} of frames${told ? ` (${told}${reasons.length > 3 ? ", …" : ""})` : ""}`;
+  const nameless = reasons.reduce((sum, [, weight]) => sum + weight, 0);
+  return `${percent(nameless, all)} of frames without a name${told && ` (${told}${reasons.length > 3 ? ", …" : ""})`}`;
 }

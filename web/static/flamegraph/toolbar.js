@@ -38,7 +38,9 @@ export function makeToolbar(picture, change, act) {
   const shelf = create("path", { fill: colour("card"), stroke: colour("edge"), display: "none" });
   const uncovered = create("rect", { x: 0, width: "100%" }, create("clipPath", { id: "fg-below-shelf" }, svg.querySelector("defs")));
   const bar = create("g", { "font-family": layout.sans, "font-size": 12, fill: colour("ink") });
-  byId("legend").after(shelf, bar);
+  const legend = create("g", {}); // in it, for what hides frames hides it in the same coordinates
+  byId("legend").before(shelf, bar, legend);
+  legend.append(byId("legend"));
   const toolbar = create("g", { role: "toolbar", "aria-label": "Flame graph" }, bar);
   const box = makeSearchBox(picture, toolbar, change);
   const group = create("g", {}, toolbar);
@@ -106,7 +108,7 @@ export function makeToolbar(picture, change, act) {
     const y = stays ? edge + 8 : 64;
     bar.setAttribute("transform", `translate(${layout.side} ${y})`);
     shelf.setAttribute("display", stays ? "inline" : "none");
-    for (const element of [picture.graph, picture.ring]) {
+    for (const element of [legend, picture.graph, picture.ring]) {
       if (stays) element.setAttribute("clip-path", "url(#fg-below-shelf)");
       else element.removeAttribute("clip-path");
     }

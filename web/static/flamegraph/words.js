@@ -65,7 +65,8 @@ function otherLines(count) {
 export function sharesOf({ model, tree, caption, diff }, node) {
   const [whole, parent] = [tree.total[0], tree.parent[node]];
   const own = tree.own[node];
-  const parts = [`self ${withCommas(own)} ${caption.unit}, ${percent(own, whole)}`];
+  // Turned round, a frame's own are the stacks that begin there, and no time of its function's.
+  const parts = tree.leafFirst || tree.side?.[node] < 0 ? [] : [`self ${withCommas(own)} ${caption.unit}, ${percent(own, whole)}`];
   if (parent > 0) parts.push(`${percent(tree.total[node], tree.total[parent])} of ${shownOf(model, tree.frame[parent])}`);
   if (!diff && caption.unit === "samples" && whole && node) {
     const [least, most] = interval(tree.total[node], whole);
