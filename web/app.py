@@ -25,6 +25,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from web import (
+    annotations_api,
     api,
     auth,
     below_endpoint,
@@ -39,6 +40,7 @@ from web import (
     pprof_endpoint,
     questions,
     settings,
+    timeline,
 )
 from web.assets import render
 from web.captures import Captures
@@ -119,8 +121,8 @@ def _assemble(options: ServerOptions) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.options = options
-    routed = (hosts, pages, diff_page, api, questions, settings, ingest, names, open_file, pyroscope)
-    for module in (*routed, below_endpoint, captures_api, captures_pages, pprof_endpoint):
+    routed = (hosts, pages, diff_page, api, questions, timeline, settings, ingest, names, open_file, pyroscope)
+    for module in (*routed, annotations_api, below_endpoint, captures_api, captures_pages, pprof_endpoint):
         app.include_router(module.router)
     app.add_middleware(EndWhenGone, store=lambda: app.state.store)
     app.add_middleware(_Mistakes)

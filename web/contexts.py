@@ -24,9 +24,11 @@ class HostRow:
 
     `hz` is the rate of sampling now, `rates` are those of the range. `busy` and `cpus` count CPUs (`cpus` None
     where unknown), `agent_cpu` is a share of one CPU, `bpf_ns` that of one tick or None. `live` says that a
-    window came lately. `sparkline` is CPUs busy by minute in a box of 120 x 24; `flamegraph` and `page` are
-    addresses. `late_s` is how long after its end a window was received at the soonest, None where unknown; below 0
-    where the host's clock is ahead of the server's. `clock` says so where that is much, else it is "".
+    window came lately. `unknown` is the share of frames without a name, None where there are none. `sparkline` is CPUs
+    busy over the range in a box of 120 x 24, `peak` the most of it; `flamegraph` and `page` are addresses.
+    `late_s` is how long after its end a window was received at the soonest, None where unknown; below 0
+    where the host's clock is ahead of the server's. `clock` says so where that is much, else it is "". `twins` says
+    that several agents push under the host's name, or is "".
     """
 
     host: str
@@ -37,15 +39,18 @@ class HostRow:
     last_seen_s: float
     late_s: float | None
     clock: str
+    twins: str
     live: bool
     windows: int
     busy: float
     cpus: float | None
+    peak: float
     samples: int
     lost: int
     lost_by: dict[str, int]
     missed: int
     ticks: int
+    unknown: float | None
     agent_cpu: float
     bpf_ns: float | None
     rss_bytes: int
@@ -57,12 +62,31 @@ class HostRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Sort:
+    """A column that can be sorted by: its heading, where that leads, and how it is sorted: ascending, descending, or
+    ""."""
+
+    label: str
+    href: str
+    order: str
+
+
+@dataclass(frozen=True, slots=True)
 class HostsPage:
-    """templates/hosts.html: GET / and, as JSON, /hosts.json. `since` names the range the figures are of."""
+    """templates/hosts.html: GET / and, as JSON, /hosts.json.
+
+    `since` names the range the figures are of, `chosen_with` asks for it. `sorts` are by column. `chips` are the
+    selectors in force, `kept` what the form does not hold and has to keep. `live` is false for a range that has ended.
+    """
 
     hosts: list[HostRow]
     ranges: list[Choice]
+    sorts: dict[str, Sort]
+    chips: list[Chip]
+    kept: Query
+    chosen_with: Query
     since: str
+    live: bool
     address: str
     twin: str
 

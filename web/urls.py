@@ -44,6 +44,14 @@ def capture_api(id: str) -> str:
     return f"/api/v1/captures/{quote(id, safe='')}"
 
 
+def annotation_api(id: str) -> str:
+    return f"/api/v1/annotations/{quote(id, safe='')}"
+
+
+def heatmap(query: Query = ()) -> str:
+    return _with("/api/v1/heatmap", query)
+
+
 def settings() -> str:
     return "/settings"
 
@@ -64,6 +72,10 @@ def replaced(query: Query, **values: str | None) -> Query:
     new = {name.rstrip("_"): value for name, value in values.items()}
     kept = [(name, value) for name, value in query if name not in new]
     return tuple(kept + [(name, value) for name, value in new.items() if value])
+
+
+def only(query: Query, *names: str) -> Query:
+    return tuple(pair for pair in query if pair[0] in names)
 
 
 def plus(query: Query, selector: str) -> Query:
