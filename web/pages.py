@@ -13,7 +13,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Resp
 from web import auth, urls
 from web.assets import STATIC, render
 from web.contexts import Chip, Choice, DocsPage, FlamegraphPage, LoginPage, Picture, Share
-from web.exports import export
+from web.exports import export, menu
 from web.hosts import RANGES
 from web.store.queries import Empty, MixedRates, Queries, rates_title
 from web.store.selection import Selection, parse, rfc3339
@@ -46,7 +46,7 @@ def _flamegraph(request: Request) -> FlamegraphPage:
     known = queries.hosts(selection.since, now)
     picture, empty = None, ""
     try:
-        picture = _picture(queries, selection, query)
+        picture = _picture(request, selection, query)
     except (Empty, MixedRates) as error:
         empty = str(error)
     host, event = typed.get("host", ""), typed.get("event", "")
@@ -75,7 +75,8 @@ def _flamegraph(request: Request) -> FlamegraphPage:
     )
 
 
-def _picture(queries: Queries, selection: Selection, query: urls.Query) -> Picture:
+def _picture(request: Request, selection: Selection, query: urls.Query) -> Picture:
+    queries: Queries = request.app.state.queries
     selection = queries.resolve(selection)
     overview = queries.accounted(selection)
     accounting = overview.accounting
@@ -103,8 +104,10 @@ def _picture(queries: Queries, selection: Selection, query: urls.Query) -> Pictu
             for value in shares
             if value["name"]
         ],
-        twins=[(f".{twin}", urls.flamegraph(fixed, twin)) for twin in urls.TWINS],
-        permalink=urls.flamegraph(fixed),
+        exports=menu(request, fixed),
+        compare=urls.diff((*fixed, ("baseFrom", "from-1h"), ("baseUntil", "from"))),
+        top=urls.api("top", fixed),
+        lines=urls.api("lines", fixed),
     )
 
 
