@@ -56,6 +56,13 @@ def percent(part: float, whole: float, digits: int = 1) -> str:
     return f"{100 * part / whole:.{digits}f} %" if whole else "–"
 
 
+def share(part: float, whole: float) -> str:
+    """As percent(), but a little is not nothing, nor almost all everything."""
+    if not 0 < part < whole or 0.0005 <= part / whole < 0.9995:
+        return percent(part, whole)
+    return "< 0.1 %" if part / whole < 0.5 else "> 99.9 %"
+
+
 def size(number: int) -> str:
     """Bytes as people read them."""
     value = float(number)
@@ -116,7 +123,15 @@ def _environment() -> Environment:
         auto_reload=False,
     )
     environment.filters.update(
-        count=count, decimal=decimal, percent=percent, size=size, ago=ago, rates=rates, shown=shown, rfc3339=rfc3339
+        count=count,
+        decimal=decimal,
+        percent=percent,
+        share=share,
+        size=size,
+        ago=ago,
+        rates=rates,
+        shown=shown,
+        rfc3339=rfc3339,
     )
     environment.globals.update(urls=urls)
     for name in sources:

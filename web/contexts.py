@@ -24,9 +24,11 @@ class HostRow:
 
     `hz` is the rate of sampling now, `rates` are those of the range. `busy` and `cpus` count CPUs (`cpus` None
     where unknown), `agent_cpu` is a share of one CPU, `bpf_ns` that of one tick or None. `live` says that a
-    window came lately. `sparkline` is CPUs busy by minute in a box of 120 x 24; `flamegraph` and `page` are
-    addresses. `late_s` is how long after its end a window was received at the soonest, None where unknown; below 0
-    where the host's clock is ahead of the server's. `clock` says so where that is much, else it is "".
+    window came lately. `unknown` is the share of frames without a name, None where there are none. `sparkline` is CPUs
+    busy over the range in a box of 120 x 24, `peak` the most of it; `flamegraph` and `page` are addresses.
+    `late_s` is how long after its end a window was received at the soonest, None where unknown; below 0
+    where the host's clock is ahead of the server's. `clock` says so where that is much, else it is "". `twins` says
+    that several agents push under the host's name, or is "".
     """
 
     host: str
@@ -37,15 +39,18 @@ class HostRow:
     last_seen_s: float
     late_s: float | None
     clock: str
+    twins: str
     live: bool
     windows: int
     busy: float
     cpus: float | None
+    peak: float
     samples: int
     lost: int
     lost_by: dict[str, int]
     missed: int
     ticks: int
+    unknown: float | None
     agent_cpu: float
     bpf_ns: float | None
     rss_bytes: int
@@ -57,12 +62,31 @@ class HostRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Sort:
+    """A column that can be sorted by: its heading, where that leads, and how it is sorted: ascending, descending, or
+    ""."""
+
+    label: str
+    href: str
+    order: str
+
+
+@dataclass(frozen=True, slots=True)
 class HostsPage:
-    """templates/hosts.html: GET / and, as JSON, /hosts.json. `since` names the range the figures are of."""
+    """templates/hosts.html: GET / and, as JSON, /hosts.json.
+
+    `since` names the range the figures are of, `chosen_with` asks for it. `sorts` are by column. `chips` are the
+    selectors in force, `kept` what the form does not hold and has to keep. `live` is false for a range that has ended.
+    """
 
     hosts: list[HostRow]
     ranges: list[Choice]
+    sorts: dict[str, Sort]
+    chips: list[Chip]
+    kept: Query
+    chosen_with: Query
     since: str
+    live: bool
     address: str
     twin: str
 
@@ -96,10 +120,26 @@ class Chip:
 
 
 @dataclass(frozen=True, slots=True)
+class ExportMenu:
+    """What a flame graph can be had as: `files` in words with their addresses, the `picture` as a file that needs no
+    server, pages of other sites that show it (`elsewhere`), whether some `may_be_read` from there and `needs_token`,
+    commands with what they are for, and the address that always shows it."""
+
+    files: list[tuple[str, str]]
+    picture: str
+    elsewhere: list[tuple[str, str]]
+    may_be_read: bool
+    needs_token: bool
+    commands: list[tuple[str, str]]
+    permalink: str
+
+
+@dataclass(frozen=True, slots=True)
 class Picture:
     """A selection that holds something: its picture's address, its accounting, and what it is made of.
 
-    `rates` says at which rate it was taken, in words. `start` and `end` are seconds.
+    `rates` says at which rate it was taken, in words. `start` and `end` are seconds. `compare`, `top` and `lines` are
+    the addresses of its comparison with the hour before, of its functions, and, with a function, of its lines.
     """
 
     svg: str
@@ -112,8 +152,10 @@ class Picture:
     accounting: Accounting
     cpu_seconds: float
     comms: list[Share]
-    twins: list[tuple[str, str]]
-    permalink: str
+    exports: ExportMenu
+    compare: str
+    top: str
+    lines: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +176,99 @@ class FlamegraphPage:
     comm: str
     kept: Query
     chips: list[Chip]
+    hosts: list[str]
+    events: list[str]
+    presets: list[Choice]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a function weighs before and after, in per cent of either side or in counts, and by how much it grew;
+    `significant` says that this is beyond chance."""
+
+    before: float
+    after: float
+    change: float
+    significant: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeRow:
+    """A function that changed: by what it ran itself (`own`), and by what it ran with all that it called."""
+
+    name: str
+    kind: str
+    binary: str
+    own: Measured
+    total: Measured
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedSide:
+    """One side of a comparison: its range in seconds, its windows and their accounting, and the page of its own."""
+
+    name: str
+    start: float
+    end: float
+    hosts: tuple[str, ...]
+    windows: int
+    rates: str
+    cpu_seconds: float | None
+    accounting: Accounting
+    href: str
+
+
+@dataclass(frozen=True, slots=True)
+class DiffLegend:
+    """The colours of what grew, shrank and did neither, where their shades end (shares of the larger side), and beyond
+    how many standard errors, from how many samples on, something is coloured."""
+
+    grew: tuple[str, ...]
+    shrank: tuple[str, ...]
+    unchanged: str
+    steps: tuple[float, ...]
+    significant: float
+    fewest: int
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Two sides that both hold something: the picture's address, and the functions that changed most, in the order of
+    `sorts`; `changed` is how many did."""
+
+    event: str
+    svg: str
+    sides: tuple[ComparedSide, ComparedSide]
+    rows: list[ChangeRow]
+    changed: int
+    sorts: list[Choice]
+    legend: DiffLegend
+    exports: ExportMenu
+
+
+@dataclass(frozen=True, slots=True)
+class DiffPage:
+    """templates/diff.html: GET /diff.
+
+    `compared` is None where a side holds nothing, and `empty` then says which and why. The form's fields are as typed;
+    `chips` and `base_chips` are selectors in force, `kept` what the form does not hold and has to keep.
+    """
+
+    compared: Compared | None
+    empty: str
+    title: str
+    from_: str
+    until: str
+    host: str
+    event: str
+    comm: str
+    base_from: str
+    base_until: str
+    absolute: bool
+    width: str
+    kept: Query
+    chips: list[Chip]
+    base_chips: list[Chip]
     hosts: list[str]
     events: list[str]
     presets: list[Choice]

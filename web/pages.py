@@ -13,12 +13,12 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Resp
 from web import auth, urls
 from web.assets import STATIC, render
 from web.contexts import Chip, Choice, DocsPage, FlamegraphPage, LoginPage, Picture, Share
-from web.exports import export
+from web.exports import export, menu
 from web.hosts import RANGES
 from web.store.queries import Empty, MixedRates, Queries, rates_title
 from web.store.selection import Selection, parse, rfc3339
 
-_FLAMEGRAPH_SINCE: Final = "now-15m"
+FLAMEGRAPH_SINCE: Final = "now-15m"
 
 router = APIRouter(include_in_schema=False)
 
@@ -33,7 +33,7 @@ def flamegraph_twin(request: Request, extension: str) -> Response:
     if extension not in urls.TWINS:
         known = ", ".join("." + twin for twin in urls.TWINS)
         return JSONResponse({"error": f"no format .{extension[:40]}; there are {known}"}, 404)
-    selection = parse(request.query_params.multi_items(), default_since=_FLAMEGRAPH_SINCE)
+    selection = parse(request.query_params.multi_items(), default_since=FLAMEGRAPH_SINCE)
     return export(request, selection, extension)
 
 
@@ -41,16 +41,16 @@ def _flamegraph(request: Request) -> FlamegraphPage:
     queries: Queries = request.app.state.queries
     now = time.time()
     query = tuple((key, value) for key, value in request.query_params.multi_items() if value)
-    selection = parse(query, default_since=_FLAMEGRAPH_SINCE, now=now)
+    selection = parse(query, default_since=FLAMEGRAPH_SINCE, now=now)
     typed = {key: value for key, value in reversed(query)}
     known = queries.hosts(selection.since, now)
     picture, empty = None, ""
     try:
-        picture = _picture(queries, selection, query)
+        picture = _picture(request, selection, query)
     except (Empty, MixedRates) as error:
         empty = str(error)
     host, event = typed.get("host", ""), typed.get("event", "")
-    since = typed.get("from", _FLAMEGRAPH_SINCE)
+    since = typed.get("from", FLAMEGRAPH_SINCE)
     return FlamegraphPage(
         picture=picture,
         empty=empty,
@@ -62,8 +62,8 @@ def _flamegraph(request: Request) -> FlamegraphPage:
         comm=typed.get("comm", ""),
         kept=tuple((key, value) for key, value in query if key == "q"),
         chips=[Chip(value, urls.flamegraph(urls.minus(query, value))) for key, value in query if key == "q"],
-        hosts=_choices([row["host"] for row in known], host),
-        events=_choices([row["event"] for row in known if host in ("", row["host"])], event),
+        hosts=choices([row["host"] for row in known], host),
+        events=choices([row["event"] for row in known if host in ("", row["host"])], event),
         presets=[
             Choice(
                 text,
@@ -75,7 +75,8 @@ def _flamegraph(request: Request) -> FlamegraphPage:
     )
 
 
-def _picture(queries: Queries, selection: Selection, query: urls.Query) -> Picture:
+def _picture(request: Request, selection: Selection, query: urls.Query) -> Picture:
+    queries: Queries = request.app.state.queries
     selection = queries.resolve(selection)
     overview = queries.accounted(selection)
     accounting = overview.accounting
@@ -103,8 +104,10 @@ def _picture(queries: Queries, selection: Selection, query: urls.Query) -> Pictu
             for value in shares
             if value["name"]
         ],
-        twins=[(f".{twin}", urls.flamegraph(fixed, twin)) for twin in urls.TWINS],
-        permalink=urls.flamegraph(fixed),
+        exports=menu(request, fixed),
+        compare=urls.diff((*fixed, ("baseFrom", "from-1h"), ("baseUntil", "from"))),
+        top=urls.api("top", fixed),
+        lines=urls.api("lines", fixed),
     )
 
 
@@ -167,5 +170,5 @@ async def docs_page(request: Request) -> Response:
     return HTMLResponse(render("docs.html", DocsPage(operations)))
 
 
-def _choices(values: Sequence[str], chosen: str) -> list[str]:
+def choices(values: Sequence[str], chosen: str) -> list[str]:
     return sorted({*values, chosen} - {""})

@@ -46,6 +46,7 @@ class Caption:
     accounts: tuple[tuple[str, Accounting], ...] = ()
     rate: str = ""
     source: str = ""
+    view: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +213,7 @@ def _data(tree: CallTree, caption: Caption, more: dict[str, Any]) -> str:
         viewer_tree(tree)
         | {
             "source": caption.source,
+            "view": caption.view,
             "caption": {
                 "title": caption.title,
                 "subtitle": caption.subtitle,

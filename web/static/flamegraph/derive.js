@@ -54,7 +54,7 @@ function share(tree, of) {
   return `${(whole ? (100 * part) / whole : 0).toFixed(2)} %`;
 }
 
-// Widths are what there is after; with `vanished`, also what was before and is no more, in shares of either side unless
+// Widths are what there is after, or what was before where the picture is of that; with `vanished`, also what was before and is no more, in shares of either side unless
 // the picture is of counts.
 export function weigh(picture) {
   const { tree, forward, diff, state } = picture;
@@ -64,7 +64,8 @@ export function weigh(picture) {
   if (diff) {
     const { before, after } = picture.all;
     const perBefore = !diff.absolute && before && after ? after / before : 1;
-    if (state.vanished) picture.weight = totalsOf(tree, tree.own.map((own, node) => own + (tree.total[node] ? 0 : perBefore * tree.beforeOwn[node])));
+    if (diff.width === "before") picture.weight = tree.before;
+    else if (state.vanished) picture.weight = totalsOf(tree, tree.own.map((own, node) => own + (tree.total[node] ? 0 : perBefore * tree.beforeOwn[node])));
     picture.change = Int8Array.from({ length: tree.size }, (_, node) => stepOfChange(tree.before[node], tree.total[node], before, after, diff));
   }
   picture.rowsSeen = new Map();

@@ -23,7 +23,7 @@ function buttonsOf(picture, change, act) {
     { name: "collapse", width: 74, text: () => "Collapse", hint: "A function that calls itself directly is one frame (o)", on: () => state.collapse, act: toggle("collapse") },
     { name: "colour", width: 112, text: () => `Colour: ${picture.diff && state.colour === "kind" ? "change" : state.colour}`, hint: "What colours tell apart (k)", on: () => state.colour !== "kind", act: act.colour },
     { name: "names", width: 94, text: () => `Names: ${state.names}`, hint: "Whole names, or without arguments (n)", on: () => state.names === "full", act: act.names },
-    ...(picture.diff ? [{ name: "vanished", width: 122, text: () => (state.vanished ? "Vanished: shown" : "Vanished: hidden"), hint: "What was before and is no more (v)", on: () => state.vanished, act: toggle("vanished") }] : []),
+    ...(picture.diff && picture.diff.width !== "before" ? [{ name: "vanished", width: 122, text: () => (state.vanished ? "Vanished: shown" : "Vanished: hidden"), hint: "What was before and is no more (v)", on: () => state.vanished, act: toggle("vanished") }] : []),
     { name: "png", width: 46, text: () => "PNG", hint: "Save what is to be seen as an image (p)", act: act.png },
     { name: "reset", width: 88, always: true, text: () => "Reset zoom", hint: "Show everything (Escape)", off: () => picture.zoom === 0, act: () => change({ zoom: 0 }) },
     { name: "more", width: 60, small: true, always: true, text: () => (picture.more ? "Less" : "More"), hint: "Show or hide the other buttons", on: () => picture.more, act: act.more },
