@@ -310,6 +310,14 @@ def _add_listen(parser: argparse.ArgumentParser) -> None:
         metavar="WHAT=DAYSd",
         help="how long history is kept: samples=14d, rollups=90d (as set before)",
     )
+    parser.add_argument(
+        "--allow-origin",
+        type=arguments.origin,
+        action="append",
+        default=[],
+        metavar="URL",
+        help="pages from there may read profiles: https://www.speedscope.app, https://profiler.firefox.com",
+    )
     parser.add_argument("--user", metavar="NAME", help="run the server as this user (pilotlight, else nobody)")
 
 
@@ -369,6 +377,7 @@ def _run(options: argparse.Namespace) -> int:
     arguments += ["--token-file", os.path.abspath(options.token_file)] if options.token_file else []
     arguments += ["--insecure-no-auth"] if options.insecure_no_auth else []
     arguments += ["--user", options.user] if options.user else []
+    arguments += [f"--allow-origin={origin}" for origin in options.allow_origin]
     arguments += [f"--retention={name}={days}d" for name, days in options.retention]
 
     def agent(url: str) -> AgentOptions:
@@ -410,6 +419,7 @@ def _server(options: argparse.Namespace) -> int:
         token=_token(options) or None,
         insecure_no_auth=options.insecure_no_auth,
         retention=dict(options.retention),
+        allow_origins=tuple(options.allow_origin),
     )
     return serve(server, user=_server_user(options.user), ready=ready)
 

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +28,7 @@ from web import (
     annotations_api,
     api,
     auth,
+    below_endpoint,
     captures_api,
     captures_pages,
     diff_page,
@@ -77,7 +78,8 @@ class ServerOptions:
 
     Without a `token`, only an address of this machine may be bound, unless `insecure_no_auth`. Pushes
     are committed together at most every `commit_seconds`. `retention` are days by name (samples, rollups);
-    what it does not name is kept as long as before.
+    what it does not name is kept as long as before. Pages of `allow_origins`, such as https://www.speedscope.app, may
+    read profiles where no token is needed.
     """
 
     store: str
@@ -87,6 +89,7 @@ class ServerOptions:
     insecure_no_auth: bool = False
     commit_seconds: float = 1.0
     retention: Mapping[str, int] = field(default_factory=dict)
+    allow_origins: Sequence[str] = ()
 
 
 class CannotServe(Exception):
@@ -121,11 +124,13 @@ def _assemble(options: ServerOptions) -> FastAPI:
     )
     app.state.options = options
     routed = (hosts, pages, diff_page, api, questions, timeline, settings, ingest, names, open_file, pyroscope)
-    for module in (*routed, annotations_api, captures_api, captures_pages, pprof_endpoint):
+    for module in (*routed, annotations_api, below_endpoint, captures_api, captures_pages, pprof_endpoint):
         app.include_router(module.router)
     app.add_middleware(EndWhenGone, store=lambda: app.state.store)
     app.add_middleware(_Mistakes)
-    app.add_middleware(auth.Guard, token=options.token, only_local=auth.is_loopback(options.host))
+    app.add_middleware(
+        auth.Guard, token=options.token, only_local=auth.is_loopback(options.host), readers=options.allow_origins
+    )
     app.add_middleware(Compress)
     for kind, status in (
         (BadQuery, 400),

@@ -134,6 +134,8 @@ def _picture(capture: Capture, profile: Profile) -> bytes:
         notes=account_lines(profile.accounting),
         background="cpu",
         seconds_per_sample=1 / profile.hz,
+        accounts=(("", profile.accounting),),
+        rate=f"{profile.hz:,} Hz",
     )
     return write_svg(build_tree(stack_table(profile)), caption, script_href=urls.static("flamegraph.js"))
 

@@ -120,12 +120,28 @@ class Chip:
 
 
 @dataclass(frozen=True, slots=True)
+class ExportMenu:
+    """What a flame graph can be had as: `files` in words with their addresses, the `picture` as a file that needs no
+    server, pages of other sites that show it (`elsewhere`), whether some `may_be_read` from there and `needs_token`,
+    commands with what they are for, and the address that always shows it."""
+
+    files: list[tuple[str, str]]
+    picture: str
+    elsewhere: list[tuple[str, str]]
+    may_be_read: bool
+    needs_token: bool
+    commands: list[tuple[str, str]]
+    permalink: str
+
+
+@dataclass(frozen=True, slots=True)
 class Picture:
     """A selection that holds something: its picture's address, its accounting, and what it is made of.
 
     `rates` says at which rate it was taken, in words. `start` and `end` are seconds. `gaps` are the hosts that have
     no windows for a part of the range, `truncated` user stacks that were not walked to their root, None where nobody
-    looked.
+    looked. `compare`, `top` and `lines` are the addresses of its comparison with the hour before, of its functions,
+    and, with a function, of its lines.
     """
 
     svg: str
@@ -140,8 +156,10 @@ class Picture:
     truncated: int | None
     cpu_seconds: float
     comms: list[Share]
-    twins: list[tuple[str, str]]
-    permalink: str
+    exports: ExportMenu
+    compare: str
+    top: str
+    lines: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,8 +291,7 @@ class Compared:
     changed: int
     sorts: list[Choice]
     legend: DiffLegend
-    twins: list[tuple[str, str]]
-    permalink: str
+    exports: ExportMenu
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Final
 
 from fastapi import APIRouter, Request
@@ -14,8 +15,8 @@ from profiler.formats.folded import write_differential
 from web import urls
 from web.assets import render
 from web.comparison import Comparison, Side, compare, difference, most_changed, parse_comparison
-from web.contexts import ChangeRow, Chip, Choice, Compared, ComparedSide, DiffLegend, DiffPage, Measured
-from web.exports import MEDIA_TYPES, caption
+from web.contexts import ChangeRow, Chip, Choice, Compared, ComparedSide, DiffLegend, DiffPage, ExportMenu, Measured
+from web.exports import MEDIA_TYPES, asked_view, attachment, caption, file_name
 from web.flamegraph import layout
 from web.flamegraph.changes import Changes, changes_of
 from web.flamegraph.diff import FEWEST, SIGNIFICANT, build_diff
@@ -36,6 +37,12 @@ _BASES: Final = (
     ("from-1w", "until-1w", "a week ago"),
 )
 
+_FILES: Final = (
+    ("folded", "Folded stacks with two counts, as difffolded.pl writes them"),
+    ("json", "JSON: both trees, and what changed"),
+    ("txt", "Text: what changed most"),
+)
+
 router = APIRouter(include_in_schema=False)
 
 
@@ -53,6 +60,7 @@ def diff_twin(request: Request, extension: str) -> Response:
     query = request.query_params.multi_items()
     comparison = parse_comparison(query, default_since=FLAMEGRAPH_SINCE)
     width = _width(dict(reversed(query)))
+    view, download = asked_view(request), bool(request.query_params.get("download"))
 
     def answer() -> Response:
         if extension == "json":
@@ -69,15 +77,16 @@ def diff_twin(request: Request, extension: str) -> Response:
                 unit=described.unit,
                 absolute=comparison.absolute,
             )
-            return sent(text.encode(errors="backslashreplace"), MEDIA_TYPES["folded"])
+            return sent(text.encode(errors="backslashreplace"), MEDIA_TYPES["txt"])
         svg = write_diff_svg(
             build_diff(before.table, after.table),
-            described,
+            replace(described, view=view if download else ""),
             absolute=comparison.absolute,
             width=width,
-            script_href=urls.static("flamegraph.js"),
+            script_href=None if download else urls.static("flamegraph.js"),
         )
-        return sent(svg, MEDIA_TYPES["svg"])
+        name = file_name(f"{after.selection.value('host') or 'all'}-diff", after.selection.since, "svg")
+        return sent(svg, MEDIA_TYPES["svg"], attachment(name) if download else None)
 
     return conditional(request, [comparison.before, comparison.after], answer)
 
@@ -117,7 +126,7 @@ def _page(request: Request) -> DiffPage:
     known = queries.hosts(min(comparison.after.since, comparison.before.since), now)
     compared, empty = None, ""
     try:
-        compared = _compared(queries, comparison, query)
+        compared = _compared(request, comparison, query)
     except (Empty, MixedRates) as error:
         empty = str(error)
     host = typed.get("host", "")
@@ -153,7 +162,22 @@ def _page(request: Request) -> DiffPage:
     )
 
 
-def _compared(queries: Queries, comparison: Comparison, query: urls.Query) -> Compared:
+def _menu(request: Request, query: urls.Query) -> ExportMenu:
+    base = str(request.base_url).rstrip("/")
+    login = "-H 'Authorization: Bearer TOKEN' " if request.app.state.options.token is not None else ""
+    return ExportMenu(
+        files=[(text, urls.diff(query, extension)) for extension, text in _FILES],
+        picture=urls.diff((*query, ("download", "1")), "svg"),
+        elsewhere=[],
+        may_be_read=False,
+        needs_token=False,
+        commands=[("The same table, on the command line", f"curl -fsS {login}'{base}{urls.diff(query, 'txt')}'")],
+        permalink=base + urls.diff(query),
+    )
+
+
+def _compared(request: Request, comparison: Comparison, query: urls.Query) -> Compared:
+    queries: Queries = request.app.state.queries
     before, after = compare(queries, comparison)
     fixed = urls.replaced(
         query,
@@ -175,8 +199,7 @@ def _compared(queries: Queries, comparison: Comparison, query: urls.Query) -> Co
             for value, text in ((None, "Self"), ("total", "Total"))
         ],
         legend=DiffLegend(layout.GREW, layout.SHRANK, layout.UNCHANGED, layout.STEPS, SIGNIFICANT, FEWEST),
-        twins=[(f".{twin}", urls.diff(fixed, twin)) for twin in urls.DIFF_TWINS],
-        permalink=urls.diff(fixed),
+        exports=_menu(request, fixed),
     )
 
 

@@ -13,7 +13,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Resp
 from web import auth, urls
 from web.assets import STATIC, render
 from web.contexts import Chip, Choice, DocsPage, FlamegraphPage, LoginPage, Picture, Share
-from web.exports import export
+from web.exports import export, menu
 from web.hosts import RANGES
 from web.store.queries import Empty, MixedRates, Queries, rates_title
 from web.store.selection import Selection, parse, parse_group_by, rfc3339
@@ -36,7 +36,8 @@ def flamegraph_twin(request: Request, extension: str) -> Response:
         return JSONResponse({"error": f"no format .{extension[:40]}; there are {known}"}, 404)
     query = request.query_params.multi_items()
     selection = parse(query, default_since=FLAMEGRAPH_SINCE)
-    return export(request, selection, extension, parse_group_by(dict(reversed(query)).get("groupBy", "")))
+    group_by = parse_group_by(dict(reversed(query)).get("groupBy", ""))
+    return export(request, selection, extension, group_by if extension == "svg" else ())
 
 
 def _flamegraph(request: Request) -> FlamegraphPage:
@@ -49,7 +50,7 @@ def _flamegraph(request: Request) -> FlamegraphPage:
     group_by = ",".join(parse_group_by(typed.get("groupBy", "")))
     picture, empty, near = None, [], list[tuple[str, str]]()
     try:
-        picture = _picture(queries, selection, query, now)
+        picture = _picture(request, selection, query, now)
     except MixedRates as error:
         empty = [str(error)]
     except Empty as error:
@@ -102,13 +103,16 @@ def _groups(queries: Queries, chosen: str) -> list[tuple[str, str]]:
     return [*groups, *([(chosen, chosen)] if chosen not in dict(groups) else [])]
 
 
-def _picture(queries: Queries, selection: Selection, query: urls.Query, now: float) -> Picture:
+def _picture(request: Request, selection: Selection, query: urls.Query, now: float) -> Picture:
+    queries: Queries = request.app.state.queries
     selection = queries.resolve(selection)
     overview = queries.accounted(selection)
     accounting = overview.accounting
-    times = {"from_": rfc3339(selection.since), "until": rfc3339(selection.until)}
-    fixed = urls.replaced(query, **times, follow=None)
-    bare = urls.replaced(tuple(pair for pair in query if pair[0] not in PAGES_OWN), **times)
+    bare = urls.replaced(
+        tuple(pair for pair in query if pair[0] not in PAGES_OWN),
+        from_=rfc3339(selection.since),
+        until=rfc3339(selection.until),
+    )
     chosen = selection.value("comm")
     shares = queries.labels(selection, "comm", 12)
     cut, whole = sum(accounting.unwinding.cut.values()), accounting.unwinding.whole
@@ -135,11 +139,10 @@ def _picture(queries: Queries, selection: Selection, query: urls.Query, now: flo
             for value in shares
             if value["name"]
         ],
-        twins=[
-            (f".{twin}", urls.flamegraph(bare if twin == "svg" else urls.replaced(bare, groupBy=None), twin))
-            for twin in urls.TWINS
-        ],
-        permalink=urls.flamegraph(fixed),
+        exports=menu(request, bare),
+        compare=urls.diff((*bare, ("baseFrom", "from-1h"), ("baseUntil", "from"))),
+        top=urls.api("top", bare),
+        lines=urls.api("lines", bare),
     )
 
 

@@ -28,6 +28,14 @@ def diff(query: Query = (), extension: str = "") -> str:
     return _with(f"/diff{'.' + extension if extension else ''}", query)
 
 
+def api(question: str, query: Query = ()) -> str:
+    return _with(f"/api/v1/{question}", query)
+
+
+def below(query: Query) -> str:
+    return _with("/flamegraph/below.json", query)
+
+
 def captures(query: Query = ()) -> str:
     return _with("/captures", query)
 

@@ -336,9 +336,9 @@ def test_focus_is_seen_and_the_tree_is_one_stop_of_the_tab_key(graph: Page) -> N
         graph.keyboard.press("Tab")
         stops.append(graph.evaluate("document.activeElement.getAttribute('aria-label').split(/[:(]/)[0].trim()"))
     assert stops[:4] == ["Search functions by regular expression", "Focus", "kernel", "all"]
-    assert "frames" in stops[4]  # what the picture is worth
+    assert "without a name" in stops[4]  # what the picture is worth
     graph.keyboard.press("Shift+Tab")
-    ring = graph.locator('rect[stroke="#1d4ed8"][fill=none]')
+    ring = graph.locator("#fg-ring")
     assert ring.get_attribute("display") == "inline" and width(ring) == width(frame(graph, "all"))
 
 
@@ -658,7 +658,7 @@ def test_document_stays_small_for_a_hundred_thousand_frames(page: Page, served: 
     page.set_viewport_size({"width": 3840, "height": 1000})
     page.goto(served(pictures(table, "/flamegraph.js")) + "/flamegraph.svg")
     for _ in range(3):
-        assert page.evaluate("document.querySelectorAll('*').length") < 2.5 * layout.MOST_FRAMES
+        assert page.evaluate("document.querySelectorAll('*').length") < 5000
         level = page.get_by_role("treeitem").nth(5)
         level.dispatch_event("click")
     page.keyboard.press("/")

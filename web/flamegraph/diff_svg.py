@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from web.flamegraph import layout
 from web.flamegraph.calltree import CallTree, weighed
 from web.flamegraph.diff import FEWEST, SIGNIFICANT, DiffTree, prune_diff, significance
-from web.flamegraph.svg import MOST_NODES, Caption, Look, document, visible
+from web.flamegraph.names import visible
+from web.flamegraph.svg import MOST_NODES, Caption, Look, document
 
 WIDTHS: Final = ("after", "before", "union")
 

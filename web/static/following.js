@@ -48,9 +48,10 @@ export async function show(url, entry = "pushState") {
       if (answer.redirected || !answer.ok) return location.reload(); // to log in, or to be told what is wrong
       const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
       if (!document.getElementById("picture") !== !fresh.getElementById("picture")) return location.reload();
-      await takePicture(fresh.getElementById("picture")?.getAttribute("src"), mine.signal);
+      const showPicture = await fetchPicture(fresh.getElementById("picture")?.getAttribute("src"), mine.signal);
       seen = Date.now();
       take(fresh);
+      showPicture();
       away(false);
       return;
     } catch (error) {
@@ -63,18 +64,19 @@ export async function show(url, entry = "pushState") {
   }
 }
 
-async function takePicture(src, signal) {
+// Fetches the picture of an address; what is returned shows it.
+async function fetchPicture(src, signal) {
   const frame = document.getElementById("picture");
-  if (!frame || src === (frame.dataset.shown ?? frame.getAttribute("src"))) return;
-  const picture = frame.contentDocument?.documentElement.pilotlight;
-  if (picture) {
-    const answer = await fetch(src, { signal });
-    if (!answer.ok) throw new Error(answer.statusText);
-    picture.update(await answer.text());
-  } else {
-    frame.contentWindow.location.replace(src); // it is not ready yet, or an error
-  }
-  frame.dataset.shown = src;
+  if (!frame || src === (frame.dataset.shown ?? frame.getAttribute("src"))) return () => {};
+  const picture = () => frame.contentDocument?.documentElement.pilotlight;
+  const answer = await fetch(src, { signal });
+  if (!answer.ok) throw new Error(answer.statusText);
+  const text = await answer.text();
+  return () => {
+    frame.dataset.shown = src;
+    if (picture()) picture().update(text);
+    else frame.contentWindow.location.replace(src); // it is not ready yet, or an error
+  };
 }
 
 function take(fresh) {
@@ -87,6 +89,17 @@ function take(fresh) {
     window.enhance(part);
     if (focused >= 0) stops()[focused]?.focus();
   }
+  // What others have taken hold of stays, and leads elsewhere.
+  for (const part of document.querySelectorAll("[data-links]")) {
+    const linked = (root) => root.querySelectorAll("a, input");
+    const next = linked(fresh.querySelector(`[data-links="${part.dataset.links}"]`));
+    [...linked(part)].forEach((element, i) => {
+      if (element.href) element.setAttribute("href", next[i].getAttribute("href"));
+      else element.value = next[i].value;
+    });
+  }
+  const lines = document.querySelector("[data-lines]");
+  if (lines) lines.dataset.lines = fresh.querySelector("[data-lines]").dataset.lines;
   for (const name of ["from", "until"]) {
     const field = document.querySelector(`form.filters input[name=${name}]`);
     if (field && field !== document.activeElement) field.value = fresh.querySelector(`form.filters input[name=${name}]`).value;

@@ -9,7 +9,7 @@ import numpy as np
 
 from symbolizer.types import Frame
 from web.flamegraph.layout import LABELS
-from web.flamegraph.svg import visible
+from web.flamegraph.names import visible
 from web.store.ragged import Integers
 from web.store.stackcache import Stacks
 from web.store.sums import Sums

@@ -8,13 +8,14 @@ const FLAGS = { sort: ["byWeight", "weight"], view: ["icicle", "icicle"], order:
 const TEXTS = ["search", "focus", "hide", "sandwich"];
 const CHOICES = { colour: ["kind", "module", "hash"], names: ["short", "full"] };
 
-const fragment = (page) => new URLSearchParams(page.location.hash.slice(1));
+// A file of its own shows at first what the picture that it was saved from did.
+const fragment = ({ page, standalone, data }) => new URLSearchParams(page.location.hash.slice(1) || (standalone && data.view) || "");
 
 const vanishedAtFirst = ({ diff }) => diff?.width === "union";
 
 export function remember(picture, undoable) {
   const { page, state, model, tree, zoom } = picture;
-  const parameters = fragment(page);
+  const parameters = fragment(picture);
   const values = { zoom: zoom ? nodeKey(model, tree, zoom) : "", kinds: state.kinds.join(",") };
   for (const name of TEXTS) values[name] = state[name];
   for (const [name, [key, value]] of Object.entries(FLAGS)) values[name] = state[key] ? value : "";
@@ -26,7 +27,7 @@ export function remember(picture, undoable) {
   }
   const { pathname, search: query } = page.location;
   const hash = parameters.toString();
-  if (hash === fragment(page).toString()) return;
+  if (hash === fragment(picture).toString()) return;
   try {
     page.history[undoable ? "pushState" : "replaceState"](page.history.state, "", hash ? `#${hash}` : pathname + query);
   } catch {
@@ -36,8 +37,8 @@ export function remember(picture, undoable) {
 
 // The state that the address tells, and the key of the zoomed node.
 export function remembered(picture) {
-  const { page, diff, model } = picture;
-  const parameters = fragment(page);
+  const { diff, model } = picture;
+  const parameters = fragment(picture);
   const state = { ...PLAIN };
   for (const name of TEXTS) state[name] = parameters.get(name) ?? "";
   for (const [name, [key, value]] of Object.entries(FLAGS)) state[key] = parameters.get(name) === value;

@@ -34,7 +34,7 @@ export function derive(picture) {
   } else if (state.sandwich) {
     told.sandwich = "this function is not in the picture";
   } else if (state.reverse) tree = reversed(tree, frames);
-  picture.tree = { ...tree, callersBelow: frame < 0 && !state.reverse && !state.hide && !state.kinds.length };
+  picture.tree = { ...tree, leafFirst: frame < 0 && state.reverse, callersBelow: frame < 0 && !state.reverse && !state.hide && !state.kinds.length };
   picture.told = told;
   picture.byFunction = null;
   weigh(picture);

@@ -11,7 +11,7 @@ const LABELLED = 26; // pixels: a narrower frame has no room for a word
 export function makeFrames(picture) {
   const { byId, layout } = picture;
   const graph = byId("frames");
-  const ring = create("rect", { fill: "none", stroke: colour("accent"), "stroke-width": 2, rx: 2, "pointer-events": "none", display: "none" });
+  const ring = create("rect", { id: "fg-ring", fill: "none", stroke: colour("accent"), "stroke-width": 2, rx: 2, "pointer-events": "none", display: "none" });
   graph.after(ring);
   graph.setAttribute("role", "tree");
   graph.setAttribute("fill", colour("label"));
@@ -106,7 +106,7 @@ function drawFrame(picture, paper, paint, node, x, wide, faded) {
   rect.setAttribute("fill", found ? MATCH : model.frames.isFolded[frame] ? "url(#fg-hatch)" : paint(node));
   rect.setAttribute("aria-level", tree.level[node] + 1);
   rect.setAttribute("aria-label", describe(picture, node));
-  rect.setAttribute("data-node", node);
+  rect.node = node;
   paper.append(rect);
   if (wide > 8) rect.setAttribute("rx", 2);
   if (tree.first[node + 1] > tree.first[node]) rect.setAttribute("aria-expanded", opensUp(picture, node, wide));

@@ -1,6 +1,7 @@
 // Which colour is which kind of code; a click on a kind takes its frames out, and brings them back.
 import { isDark } from "./colours.js";
 import { colour, create, pressable, rove } from "./elements.js";
+import { widthOf } from "./words.js";
 
 export function makeLegend(picture, change) {
   const { byId, layout } = picture;
@@ -31,7 +32,7 @@ export function makeLegend(picture, change) {
       entry.style.outline = "none";
       create("rect", { x, y: 0, width: 11, height: 11, rx: 2, fill: off || (by !== "kind") ? "none" : fill, stroke: off || by !== "kind" ? colour("edge") : "none" }, entry);
       const text = create("text", { x: x + 16, y: 9.5, fill: colour("soft"), "text-decoration": off ? "line-through" : "none" }, entry, label);
-      const wide = 16 + text.getComputedTextLength();
+      const wide = 16 + widthOf(text, label);
       if (x && x + wide > picture.width - 2 * layout.side) {
         entry.remove(); // no room on this screen
         continue;

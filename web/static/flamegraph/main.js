@@ -10,7 +10,7 @@ import { choose, drawFrames, drawRing, highlight, makeFrames, rowY } from "./dra
 import { create } from "./elements.js";
 import { makeLegend } from "./legend.js";
 import { frameOfKey, functionKey, kindOf, binaryOf, nameOf, nodeKey, nodeOfKey, read, shownOf } from "./model.js";
-import { byFunction, grewBy } from "./numbers.js";
+import { byFunction, grewBy, neighbours } from "./numbers.js";
 import { save, toPng } from "./png.js";
 import { search } from "./search.js";
 import { makeStrip } from "./strip.js";
@@ -199,10 +199,7 @@ function open(svg) {
     details.draw();
   }
 
-  const nodeAt = (target) => {
-    const number = target instanceof Element ? target.getAttribute("data-node") : null;
-    return number === null ? -1 : Number(number);
-  };
+  const nodeAt = (target) => target?.node ?? -1;
 
   graph.addEventListener("pointerover", (event) => { if (event.pointerType !== "touch") hover(nodeAt(event.target)); });
   graph.addEventListener("pointerleave", (event) => { if (event.pointerType !== "touch") hover(-1); });
@@ -366,6 +363,14 @@ function open(svg) {
     return rows;
   }
 
+  // The callers and callees of a function there, each { key, name, shown, kind, binary, total }; the root has key "".
+  function around(key) {
+    const { model, forward } = picture;
+    const row = ([frame, total]) => ({ key: frame === forward.frame[0] ? "" : functionKey(model, frame), name: nameOf(model, frame), shown: shownOf(model, frame), kind: kindOf(model, frame), binary: binaryOf(model, frame), total });
+    const { callers, callees } = neighbours(forward, frameOfKey(model, key));
+    return { callers: callers.map(row), callees: callees.map(row) };
+  }
+
   // A newer picture of the same question: its data takes the place of ours, and all that people chose stays.
   function update(text) {
     const fresh = new DOMParser().parseFromString(text, "image/svg+xml");
@@ -397,6 +402,7 @@ function open(svg) {
       if (zoom !== undefined) change({ zoom: zoom ? nodeOfKey(picture.model, picture.tree, zoom) : 0 });
     },
     functions,
+    neighbours: around,
     frameOf: (key) => frameOfKey(picture.model, key),
     total: () => picture.forward.total[0],
     get unit() { return picture.caption.unit; },

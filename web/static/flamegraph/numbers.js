@@ -57,3 +57,23 @@ export function byFunction(tree, frameCount) {
   }
   return sums;
 }
+
+// Who calls a function, and what it calls, by frame: [frame, total] with what they weigh, the heaviest first. A stack
+// that has the function more than once counts once, and is cut at the first, as seen from the root; as in a sandwich.
+export function neighbours(tree, frame) {
+  const inside = new Uint8Array(tree.size);
+  const sums = { callers: new Map(), callees: new Map() };
+  const add = (sum, of, weight) => { if (weight) sum.set(of, (sum.get(of) ?? 0) + weight); };
+  for (let node = 1; node < tree.size; node++) {
+    const parent = tree.parent[node];
+    if (inside[parent]) {
+      if (tree.frame[parent] === frame && !inside[tree.parent[parent]]) add(sums.callees, tree.frame[node], tree.total[node]);
+      inside[node] = 1;
+    } else if (tree.frame[node] === frame) {
+      add(sums.callers, tree.frame[parent], tree.total[node]);
+      inside[node] = 1;
+    }
+  }
+  const rows = (sum) => [...sum].sort((a, b) => b[1] - a[1] || a[0] - b[0]);
+  return { callers: rows(sums.callers), callees: rows(sums.callees) };
+}

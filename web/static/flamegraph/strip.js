@@ -53,15 +53,17 @@ export function makeStrip(picture, redraw) {
     });
   }
 
+  // Where the ticks went, in proportion; of several accounts each has its part of the line.
   function drawBar(room) {
     bar.replaceChildren();
-    const { quality } = picture.data;
-    if (!quality?.ticks) return;
+    const accounts = picture.data.accounts.filter(({ ticks }) => ticks > 0);
     let x = 1;
-    for (const [count, fill] of [[quality.idle, colour("edge")], [quality.filtered, colour("narrow")], [quality.shown, "#2f9e44"], [quality.lost, "#e03131"]]) {
-      const wide = (count / quality.ticks) * (room - 2);
-      create("rect", { x, y: HEIGHT - 10, width: wide, height: 2, fill }, bar);
-      x += wide;
+    for (const { ticks, idle, filtered, shown, lost } of accounts) {
+      for (const [count, fill] of [[idle, colour("edge")], [filtered, colour("narrow")], [shown, "#2f9e44"], [lost, "#e03131"]]) {
+        const wide = (count / ticks) * ((room - 2) / accounts.length);
+        create("rect", { x: x.toFixed(1), y: HEIGHT - 11, width: wide.toFixed(1), height: 2, fill }, bar);
+        x += wide;
+      }
     }
   }
 
@@ -71,26 +73,36 @@ export function makeStrip(picture, redraw) {
 
 // What each of its parts says in few words.
 function summary(picture) {
-  const { quality } = picture.data;
-  const parts = [];
-  if (quality) {
-    const { ticks, idle, filtered, shown, lost } = quality;
-    parts.push(`${withCommas(ticks)} ticks = ${withCommas(idle)} idle + ${withCommas(filtered)} filtered + ${withCommas(shown)} shown + ${withCommas(lost)} lost`);
+  const { accounts, caption } = picture.data;
+  const parts = accounts.map(({ name, ticks, idle, filtered, shown, lost }) =>
+    `${name && `${name}: `}${withCommas(ticks)} ticks = ${withCommas(idle)} idle + ${withCommas(filtered)} filtered + ${withCommas(shown)} shown + ${withCommas(lost)} lost`);
+  for (const { name, expected, missed } of accounts) {
+    if (expected && missed > 0) parts.push(`${name && `${name}: `}${percent(missed, expected)} missed`);
   }
   parts.push(unknown(picture));
-  if (quality?.stacks) parts.push(`truncated ${percent(quality.cut, quality.stacks)} of user stacks`);
-  if (quality?.rate) parts.push(quality.rate);
+  for (const { name, stacks, cut } of accounts) {
+    if (stacks) parts.push(`${name && `${name}: `}${percent(cut, stacks)} of user stacks cut short`);
+  }
+  parts.push(caption.rate);
   return parts.filter(Boolean);
 }
 
 // The share of all frames on all stacks of the picture that have no name, by reason.
 function unknown({ model, forward, data }) {
+  if (!known.has(forward)) known.set(forward, namelessOf(model, forward, data));
+  return known.get(forward);
+}
+
+const known = new WeakMap(); // what is said of each tree
+
+function namelessOf(model, forward, data) {
   const { frames } = model;
+  const isCode = model.kinds.map((kind) => !/^(process|thread)$/.test(kind));
   const byReason = new Map();
   let all = 0;
   for (let node = 1; node < forward.size; node++) {
     const frame = forward.frame[node];
-    if (frames.isFolded[frame] || /^(process|thread)$/.test(model.kinds[frames.kind[frame]])) continue;
+    if (frames.isFolded[frame] || !isCode[frames.kind[frame]]) continue;
     all += forward.total[node];
     const reason = data.reasons[frames.reason[frame]];
     if (reason) byReason.set(reason, (byReason.get(reason) ?? 0) + forward.total[node]);
@@ -98,5 +110,6 @@ function unknown({ model, forward, data }) {
   if (!all) return "";
   const reasons = [...byReason].sort((a, b) => b[1] - a[1]);
   const told = reasons.slice(0, 3).map(([reason, weight]) => `${reason} ${percent(weight, all)}`).join(", ");
-  return `without a name: ${percent(reasons.reduce((sum, [, weight]) => sum + weight, 0), all)} of frames${told ? ` (${told}${reasons.length > 3 ? ", …" : ""})` : ""}`;
+  const nameless = reasons.reduce((sum, [, weight]) => sum + weight, 0);
+  return `${percent(nameless, all)} of frames without a name${told && ` (${told}${reasons.length > 3 ? ", …" : ""})`}`;
 }
