@@ -338,8 +338,8 @@ plot.addEventListener("keydown", (event) => {
   if (event.key in moves && map.columns) {
     const [across, down] = moves[event.key];
     const middle = Math.floor(((chosen().since + chosen().until) / 2 - map.start) / map.step);
-    const from = cell ?? { column: clamp(middle, 0, map.columns - 1) - across, row: -1 - down };
-    cell = { column: clamp(from.column + across, 0, map.columns - 1), row: clamp(from.row + down, -1, map.rows.length - 1) };
+    const column = cell || !Number.isFinite(across) ? (cell?.column ?? 0) + across : middle;
+    cell = { column: clamp(column, 0, map.columns - 1), row: cell ? clamp(cell.row + down, -1, map.rows.length - 1) : -1 };
     placeCursor();
     tellCell(cell);
   } else if ((event.key === "Enter" || event.key === " ") && cell) {
