@@ -67,6 +67,7 @@ def middle(page: Page) -> float:
 
 def drag(page: Page, first: float, last: float) -> None:
     """From the middle of one window to the middle of another."""
+    page.locator(".plot").scroll_into_view_if_needed()
     page.mouse.move(place(page, at(0) + 10 * first + 5), middle(page))
     page.mouse.down()
     page.mouse.move(place(page, at(0) + 10 * last + 5), middle(page), steps=4)
@@ -235,14 +236,15 @@ def test_time_can_be_zoomed_and_the_address_keeps_it(server: Server, page: Page)
 def test_rows_are_hosts_processes_or_shares(server: Server, page: Page) -> None:
     open_page(page, server)
     labels = page.locator(".rowlabels")
-    expect(labels.get_by_role("link")).to_have_text(["web-2", "web-3", "web-1", "db-1"], use_inner_text=True)
-    page.get_by_label("Rows", exact=True).select_option("process")
+    expect(labels.get_by_role("link")).to_have_count(len(world.HOSTS))
+    expect(labels.get_by_role("link").first).to_have_text("web-2")  # the busiest
+    page.locator("#rows").select_option("process")
     expect(labels.get_by_role("link", name="nginx")).to_be_visible()
     expect(page).to_have_url(re.compile("rows=process"))
-    page.get_by_label("Rows", exact=True).select_option("share")
+    page.locator("#rows").select_option("share")
     expect(labels.locator("li")).to_have_count(10)
     expect(labels.locator("li").first).to_have_text("90–100 %")
-    page.get_by_label("Rows", exact=True).select_option("host")
+    page.locator("#rows").select_option("host")
     labels.get_by_role("link", name="web-3").click()
     expect(page).to_have_url(re.compile("host=web-3"))
     expect(page.locator(".quality summary")).to_contain_text("1 of 1 host with gaps")
@@ -260,8 +262,10 @@ def test_what_happened_is_drawn_and_said(server: Server, page: Page) -> None:
     backup = page.get_by_role("button", name="backup ⟨U+202E⟩<b>")
     width = backup.bounding_box()
     assert width and abs(width["width"] - (place(page, at(150)) - place(page, at(130)))) < 3
-    open_page(page, server, "&q=service=cart")
+    page.goto(page.url + "&q=service=cart")
     expect(page.get_by_text("Nothing to show")).to_be_visible()
+    expect(page.locator("#reading")).to_contain_text("There are no windows in this time")
+    expect(marks).to_have_count(0)
 
 
 def touch_drag(page: Page, first: float, last: float) -> None:
@@ -422,7 +426,7 @@ def test_hosts_are_sorted_filtered_and_looked_at_together(server: Server, page: 
     page.goto(f"{server.url}?from={rfc3339(at(0))}&until={rfc3339(at(world.WINDOWS))}")
 
     def hosts() -> list[str]:
-        return page.locator("tbody th a").all_inner_texts()
+        return [host for host in page.locator("tbody th a").all_inner_texts() if host != "live"]
 
     def row(host: str) -> Any:
         return page.get_by_role("row").filter(has=page.get_by_role("link", name=host, exact=True))
@@ -444,7 +448,7 @@ def test_hosts_are_sorted_filtered_and_looked_at_together(server: Server, page: 
     page.get_by_role("button", name="Flame graph of 2 hosts").click()
     ready(page)
     expect(page.locator("h1")).to_contain_text("2 hosts")
-    expect(page.locator(".rowlabels li")).to_have_text(["web-3", "web-1"], use_inner_text=True)
+    expect(page.locator(".rowlabels li")).to_have_count(2)
     page.get_by_role("link", name="host=web-1").click()
     ready(page)
     expect(page.locator(".rowlabels li")).to_have_text(["web-3"], use_inner_text=True)
