@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from playwright.sync_api import Frame as FrameOfPage
@@ -10,6 +11,7 @@ from playwright.sync_api import Locator, Page
 
 from profiler.model import StackTable
 from symbolizer.types import Frame, Kind, Reason
+from web.flamegraph import layout
 from web.flamegraph.calltree import build_tree
 from web.flamegraph.script import viewer_script
 from web.flamegraph.svg import Caption, write_svg
@@ -117,3 +119,31 @@ def picture_in(page: Page) -> FrameOfPage:
     inner = next(found for found in page.frames if found.url.endswith(".svg"))
     inner.wait_for_selector("[role=treeitem]")
     return inner
+
+
+def open_file(page: Page, folder: Path, table: StackTable | None = None) -> str:
+    """Writes a picture, that of STACKS by default, and opens it from the file without a network; gives its address."""
+    page.context.set_offline(True)
+    path = folder / "picture.svg"
+    path.write_bytes(write_svg(build_tree(table_of(STACKS) if table is None else table), CAPTION))
+    page.goto(path.as_uri())
+    return path.as_uri()
+
+
+def rows(page: Page) -> list[tuple[int, int, int, str]]:
+    """Each frame as its row, the root's is 0, where it begins and ends in thousandths of the width, and its name."""
+    found: list[tuple[float, float, float, str]] = page.evaluate(
+        """() => [...document.querySelectorAll('#fg-frames [role=treeitem]')].map(rect => [
+             ...['x', 'y', 'width'].map(name => Number(rect.getAttribute(name))), rect.getAttribute('aria-label')])"""
+    )
+    left, root, whole, _ = found[0]
+    whole += 0.6  # the gap between neighbours
+    return sorted(
+        (
+            round((root - y) / layout.ROW),
+            round(1000 * (x - left) / whole),
+            round(1000 * (x - left + wide + 0.6) / whole),
+            label.rsplit(" (", 1)[0],
+        )
+        for x, y, wide, label in found
+    )
