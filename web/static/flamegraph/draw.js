@@ -7,6 +7,7 @@ import { ancestors } from "./tree.js";
 import { describe, fit } from "./words.js";
 
 const LABELLED = 26; // pixels: a narrower frame has no room for a word
+const MOST_CALLERS = 800; // of the zoomed frame: of a longer path the nearest are drawn, and the root
 
 export function makeFrames(picture) {
   const { byId, layout } = picture;
@@ -72,7 +73,8 @@ export function choose(picture) {
   const { tree, weight, layout, zoom, width, rowsSeen } = picture;
   const room = width - 2 * layout.side;
   const scale = room / (weight[zoom] || 1);
-  const above = ancestors(tree, zoom);
+  const path = ancestors(tree, zoom);
+  const above = path.length > MOST_CALLERS ? [0, ...path.slice(-MOST_CALLERS)] : path;
   const below = pick(picture, zoom, scale, Math.max(400, layout.mostElements - 2 * above.length));
   // The picture never gets lower than that of everything, so that a zoom moves nothing.
   if (!rowsSeen.has(width)) rowsSeen.set(width, rowsOf(picture, zoom ? pick(picture, 0, room / (weight[0] || 1), layout.mostElements) : below));
