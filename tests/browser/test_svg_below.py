@@ -166,9 +166,9 @@ def test_a_server_that_is_gone_or_has_newer_samples_is_told(server: tuple[str, i
 
 def test_questions_about_nothing_get_a_sentence(server: tuple[str, int]) -> None:
     url, start = server
-    ask = {"from": start, "until": start + 10, "lighter": 5, "below": "2-0123456789abcdef"}
+    ask: dict[str, str | int] = {"from": start, "until": start + 10, "lighter": 5, "below": "2-0123456789abcdef"}
 
-    def answer(**other: object) -> httpx.Response:
+    def answer(**other: str | int) -> httpx.Response:
         return httpx.get(f"{url}flamegraph/below.json", params={**ask, **other}, timeout=30)
 
     assert answer().status_code == 404 and "reload the picture" in answer().json()["error"]
