@@ -90,6 +90,7 @@ function open(svg) {
     const focused = graph.contains(document.activeElement);
     const rootBefore = drawnOnce ? rowY(picture, 0) : 0;
     measure(picture);
+    legend.arrange();
     toolbar.arrange();
     drawFrames(picture, choose(picture));
     if (!picture.elements.has(picture.current)) picture.current = picture.zoom;

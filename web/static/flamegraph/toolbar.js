@@ -72,7 +72,7 @@ export function makeToolbar(picture, change, act) {
     settle();
     picture.barHeight = rows * ROW + SHAPES_ROW;
     picture.shelfHeight = picture.barHeight + 12;
-    picture.top = 64 + picture.barHeight + 28;
+    picture.top = 64 + picture.barHeight + 10 + picture.legendHeight;
   }
 
   function draw() {
