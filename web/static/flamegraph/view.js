@@ -40,7 +40,7 @@ export function showRoot(picture) {
 
 // In a page the picture takes the rest of its window, or less if it is lower; a taller one scrolls in its frame, so that
 // what the page has above the picture stays in sight.
-export function fitHolder({ holder, page }, height) {
+function fitHolder({ holder, page }, height) {
   const above = holder.getBoundingClientRect().top + page.scrollY;
   holder.style.height = `${Math.min(height, Math.max(420, page.innerHeight - above - 16))}px`;
 }
