@@ -15,7 +15,7 @@ import { save, toPng } from "./png.js";
 import { search } from "./search.js";
 import { makeStrip } from "./strip.js";
 import { makeToolbar, nextColour } from "./toolbar.js";
-import { graphBottom, measure, reveal, scrolledOff, setHeight, showRoot } from "./view.js";
+import { graphBottom, look, measure, reveal, scroll, setHeight, showRoot } from "./view.js";
 import { step } from "./walk.js";
 import { describe, originOf, write } from "./words.js";
 
@@ -77,7 +77,7 @@ function open(svg) {
   const details = makeDetails(picture);
   const strip = makeStrip(picture, () => {
     drawSurroundings();
-    if (strip.isOpen()) window.scrollBy(0, 10_000);
+    if (strip.isOpen()) scroll(picture, 10_000);
   });
 
   // ---------------------------------------------------------------- drawing
@@ -100,7 +100,7 @@ function open(svg) {
     drawSurroundings();
     // The root stays where it was on the screen when the picture grows or shrinks above it.
     const moved = rowY(picture, 0) - rootBefore;
-    if (standalone && !picture.state.icicle && moved && drawnOnce) window.scrollBy(0, moved);
+    if (standalone && !picture.state.icicle && moved && drawnOnce) scroll(picture, moved);
     drawnOnce = true;
     performance.measure("pilotlight:draw", { start: began });
   }
@@ -375,7 +375,7 @@ function open(svg) {
   };
 
   page.addEventListener("hashchange", restore, { signal });
-  window.addEventListener("scroll", () => { toolbar.settlePlace(); details.place(); }, { passive: true, signal });
+  window.addEventListener("scroll", () => { look(picture); toolbar.settlePlace(); details.place(); }, { passive: true, signal });
   let pending = 0;
   window.addEventListener("resize", () => {
     cancelAnimationFrame(pending);
@@ -392,7 +392,7 @@ function open(svg) {
   svg.removeAttribute("viewBox");
   svg.setAttribute("width", "100%");
   restore();
-  if (scrolledOff(picture) === 0 && window.scrollY === 0) showRoot(picture);
+  if (picture.scrolledOff === 0 && window.scrollY === 0) showRoot(picture);
   performance.measure("pilotlight:open", { start: opened });
   for (const target of [svg, holder]) target?.dispatchEvent(new Event("pilotlight:ready"));
 }
