@@ -2,7 +2,7 @@
 import { painter } from "./colours.js";
 import { colour, create } from "./elements.js";
 import { nameOf } from "./model.js";
-import { graphBottom, scrolledOff } from "./view.js";
+import { graphBottom } from "./view.js";
 import { describe, originOf, sharesOf, weightOf, widthOf, write } from "./words.js";
 
 const LINE = 16;
@@ -84,7 +84,7 @@ export function makeDetails(picture) {
   // In its place below the graph, or at the edge of the window while that is scrolled out of sight; it grows upwards.
   function place() {
     const bottom = graphBottom(picture) + layout.details;
-    const y = Math.max(picture.top, Math.min(bottom, scrolledOff(picture) + window.innerHeight + 4) - picture.detailsHeight);
+    const y = Math.max(picture.top, Math.min(bottom, picture.scrolledOff + window.innerHeight + 4) - picture.detailsHeight);
     details.setAttribute("transform", `translate(0 ${y.toFixed(1)})`);
   }
 

@@ -10,7 +10,7 @@ export function withCommas(number) {
 export const percent = (part, of) => `${(of ? (100 * part) / of : 0).toFixed(2)} %`;
 const signed = (number, text) => `${number < 0 ? "−" : "+"}${text}`;
 
-export function seconds(value) {
+function seconds(value) {
   if (value < 1) return `${Number((1000 * value).toPrecision(3))} ms`;
   if (value < 120) return `${Number(value.toPrecision(3))} s`;
   if (value < 7200) return `${(value / 60).toFixed(1)} min`;
