@@ -80,7 +80,7 @@ def test_the_data_holds_both_sides_whole() -> None:
     assert match
     data = json.loads(match[1])
     assert sum(data["own"]) == 2000 and sum(data["diff"]["beforeOwn"]) == 2000
-    assert len(data["diff"]["change"]) == len(data["own"]) == 7
+    assert len(data["diff"]["beforeOwn"]) == len(data["own"]) == 7
 
 
 @pytest.mark.parametrize("name", ["<script>alert(1)</script>", "]]>", "\x00\x1b[31m", "\u202egnp", "a" * 100_000])

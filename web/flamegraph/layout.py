@@ -23,8 +23,8 @@ NOTE = 16  # one line of the accounting
 CHARACTER = 6.62  # advance of a monospace character at FONT
 FONT = 11
 NARROWEST = 0.5  # a frame narrower than this is not drawn
-MOST_FRAMES = 2000  # in the markup, nor more of them than this
-MOST_ELEMENTS = 4400  # frames and their labels in the viewer: a browser gets slow at about 10,000 elements
+MOST_FRAMES = 1000  # in the markup, nor more of them than this
+MOST_ELEMENTS = 2400  # frames and their labels in the viewer: a browser gets slow at about 10,000 elements
 
 SANS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'DejaVu Sans', sans-serif"
 MONO = "ui-monospace, 'SF Mono', Menlo, Consolas, 'DejaVu Sans Mono', 'Liberation Mono', monospace"

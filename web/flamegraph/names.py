@@ -1,4 +1,4 @@
-"""How names look in pictures, and call trees in the viewer's columns. What goes into a picture goes through visible()."""
+"""How names look in pictures, and trees in the viewer's columns. What goes into a picture goes through visible()."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from web.flamegraph.calltree import CallTree, prune
 from web.flamegraph.names import kind_of, shade, shown_name, viewer_tree, visible
 from web.flamegraph.script import viewer_script
 
-MOST_NODES = 300_000  # in one file; a larger tree is pruned, see calltree.prune
+MOST_NODES = 500_000  # in one file; a larger tree is pruned, see calltree.prune
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def write_svg(tree: CallTree, caption: Caption, *, script_href: str | None = Non
     into an HTML page, too.
     """
     tree = prune(tree, MOST_NODES)
-    return document(tree, caption, bykind_of(tree, caption), script_href=script_href)
+    return document(tree, caption, by_kind(tree, caption), script_href=script_href)
 
 
 def document(tree: CallTree, caption: Caption, look: Look, *, script_href: str | None = None) -> bytes:
@@ -86,7 +86,7 @@ def document(tree: CallTree, caption: Caption, look: Look, *, script_href: str |
     return "\n".join([*markup, _data(tree, caption, look.data), _script(script_href), "</svg>\n"]).encode()
 
 
-def bykind_of(tree: CallTree, caption: Caption) -> Look:
+def by_kind(tree: CallTree, caption: Caption) -> Look:
     """The usual look: hues tell kinds of code, shades tell functions."""
     palette = cache(layout.shades)
     whole = int(tree.total[0])

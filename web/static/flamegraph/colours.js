@@ -3,8 +3,8 @@ import { binaryOf, functionKey } from "./model.js";
 
 // Set on the picture as CSS properties, which its attributes name: a strict Content-Security-Policy allows that.
 const THEMES = {
-  light: { ink: "#2b2a26", soft: "#5f5b50", faint: "#6f6a5c", card: "#ffffff", edge: "#cfc9b8", on: "#f3e3b0", accent: "#1d4ed8", selection: "#bfdbfe", bad: "#b91c1c", found: "#a21caf", outline: "#3f3a2c", narrow: "#b9b3a1", label: "#1b1a17" },
-  dark: { ink: "#ece8e1", soft: "#b3aca0", faint: "#a39c91", card: "#2b2825", edge: "#4b463f", on: "#5c4a17", accent: "#8ab4ff", selection: "#1e3a5f", bad: "#ff8787", found: "#e599f7", outline: "#fffaf0", narrow: "#6b655a", label: "#161512" },
+  light: { ink: "#2b2a26", soft: "#5f5b50", faint: "#6f6a5c", card: "#ffffff", edge: "#cfc9b8", on: "#f3e3b0", accent: "#1d4ed8", selection: "#bfdbfe", bad: "#b91c1c", found: "#a21caf", outline: "#3f3a2c", narrow: "#b9b3a1", label: "#1b1a17", dimmed: "#1b1a17" },
+  dark: { ink: "#ece8e1", soft: "#b3aca0", faint: "#a39c91", card: "#2b2825", edge: "#4b463f", on: "#5c4a17", accent: "#8ab4ff", selection: "#1e3a5f", bad: "#ff8787", found: "#e599f7", outline: "#fffaf0", narrow: "#6b655a", label: "#161512", dimmed: "#d8d2c8" },
 };
 export const MATCH = "#c026d3";
 const DARK_PAPER = "#1c1a18";

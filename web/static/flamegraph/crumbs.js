@@ -2,7 +2,7 @@
 import { colour, create, pressable, rove } from "./elements.js";
 import { shownOf, frameOfKey } from "./model.js";
 import { ancestors } from "./tree.js";
-import { fit } from "./words.js";
+import { fit, widthOf } from "./words.js";
 
 const LONGEST = 28; // characters of one step
 const CHARACTER = 6.4; // about, of 12 pixels' proportional text: measured where it matters
@@ -24,7 +24,7 @@ export function makeCrumbs(picture, bar, change) {
     if (chips.length) x = 3;
     for (const chip of chips) x += drawStep(chip.text, x, y, `${chip.text}: end this`, () => change(chip.without), true) + 12;
     for (const [i, step] of fitting(steps, room - x).entries()) {
-      if (i) x += create("text", { x, y, fill: colour("faint"), "aria-hidden": "true" }, group, "›").getComputedTextLength() + 6;
+      if (i) x += widthOf(create("text", { x, y, fill: colour("faint"), "aria-hidden": "true" }, group, "›"), "›") + 6;
       const text = step.skipped ? `… ${step.skipped} more` : step.text;
       x += drawStep(text, x, y, step.skipped ? `Zoom to the caller of the ${step.skipped} frames that are not named here` : `Zoom to ${step.text}`, () => change({ zoom: step.node }), false) + 6;
     }
@@ -37,7 +37,7 @@ export function makeCrumbs(picture, bar, change) {
     step.style.outline = "none";
     create("title", {}, step, label);
     const word = create("text", { x, y, fill: colour(isChip ? "ink" : "accent") }, step, text);
-    const wide = word.getComputedTextLength();
+    const wide = widthOf(word, text);
     word.before(create("rect", { x: x - 3, y: y - 13, width: wide + 6, height: 18, rx: 4, fill: isChip ? colour("on") : "transparent" }));
     pressable(step, act);
     return wide;

@@ -3,7 +3,7 @@ import { painter } from "./colours.js";
 import { colour, create } from "./elements.js";
 import { nameOf } from "./model.js";
 import { graphBottom, scrolledOff } from "./view.js";
-import { describe, originOf, sharesOf, weightOf, write } from "./words.js";
+import { describe, originOf, sharesOf, weightOf, widthOf, write } from "./words.js";
 
 const LINE = 16;
 const MOST_LINES = 8; // of a name
@@ -51,7 +51,7 @@ export function makeDetails(picture) {
   // The name takes as many lines as it needs; what it weighs is never cut off.
   function writeName(name, weight, room, x) {
     write(nameLine, name + weight, Infinity);
-    if (nameLine.getComputedTextLength() <= room) return 1;
+    if (widthOf(nameLine, name + weight) <= room) return 1;
     nameLine.textContent = "";
     let rest = name;
     let lines = 0;
@@ -71,7 +71,7 @@ export function makeDetails(picture) {
       lines++;
     } else {
       const last = nameLine.lastChild;
-      if (last.getComputedTextLength() + measured.getComputedTextLength() <= room) last.textContent += weight;
+      if (widthOf(nameLine, last.textContent + measured.textContent) <= room) last.textContent += weight;
       else {
         create("tspan", { x, dy: LINE }, nameLine, measured.textContent);
         lines++;

@@ -7,11 +7,13 @@ import { ancestors } from "./tree.js";
 import { describe, fit } from "./words.js";
 
 const LABELLED = 26; // pixels: a narrower frame has no room for a word
+const DIMMED = "0.4"; // the opacity of what does not match, and of the zoomed frame's callers
+const MOST_CALLERS = 800; // of the zoomed frame: of a longer path the nearest are drawn, and the root
 
 export function makeFrames(picture) {
   const { byId, layout } = picture;
   const graph = byId("frames");
-  const ring = create("rect", { fill: "none", stroke: colour("accent"), "stroke-width": 2, rx: 2, "pointer-events": "none", display: "none" });
+  const ring = create("rect", { id: "fg-ring", fill: "none", stroke: colour("accent"), "stroke-width": 2, rx: 2, "pointer-events": "none", display: "none" });
   graph.after(ring);
   graph.setAttribute("role", "tree");
   graph.setAttribute("fill", colour("label"));
@@ -72,7 +74,8 @@ export function choose(picture) {
   const { tree, weight, layout, zoom, width, rowsSeen } = picture;
   const room = width - 2 * layout.side;
   const scale = room / (weight[zoom] || 1);
-  const above = ancestors(tree, zoom);
+  const path = ancestors(tree, zoom);
+  const above = path.length > MOST_CALLERS ? [0, ...path.slice(-MOST_CALLERS)] : path;
   const below = pick(picture, zoom, scale, Math.max(400, layout.mostElements - 2 * above.length));
   // The picture never gets lower than that of everything, so that a zoom moves nothing.
   if (!rowsSeen.has(width)) rowsSeen.set(width, rowsOf(picture, zoom ? pick(picture, 0, room / (weight[0] || 1), layout.mostElements) : below));
@@ -106,13 +109,13 @@ function drawFrame(picture, paper, paint, node, x, wide, faded) {
   rect.setAttribute("fill", found ? MATCH : model.frames.isFolded[frame] ? "url(#fg-hatch)" : paint(node));
   rect.setAttribute("aria-level", tree.level[node] + 1);
   rect.setAttribute("aria-label", describe(picture, node));
-  rect.setAttribute("data-node", node);
+  rect.node = node;
   paper.append(rect);
   if (wide > 8) rect.setAttribute("rx", 2);
   if (tree.first[node + 1] > tree.first[node]) rect.setAttribute("aria-expanded", opensUp(picture, node, wide));
   if (node === zoom && node) rect.setAttribute("aria-current", "true");
-  if (faded) rect.setAttribute("opacity", 0.45);
-  else if (matches && !matches.error && !found) rect.setAttribute("opacity", matches.within[node] ? 0.75 : 0.4);
+  if (faded) rect.setAttribute("opacity", DIMMED);
+  else if (matches && !matches.error && !found) rect.setAttribute("opacity", matches.within[node] ? 0.75 : DIMMED);
   picture.elements.set(node, rect);
   const name = state.names === "full" ? nameOf(model, frame) : shownOf(model, frame);
   const label = wide > LABELLED ? fit(name, wide - 7, layout.character) : "";
@@ -122,8 +125,9 @@ function drawFrame(picture, paper, paint, node, x, wide, faded) {
     text.setAttribute("y", y + 11.2);
     text.textContent = label;
     paper.append(text);
-    if (faded) text.setAttribute("opacity", 0.7);
-    else if (found) text.setAttribute("fill", "#fff");
+    if (found && !faded) text.setAttribute("fill", "#fff");
+    else if (faded || rect.getAttribute("opacity") === DIMMED) text.setAttribute("fill", colour("dimmed"));
+    if (tree.side && node === 0) text.setAttribute("font-weight", 700);
   }
 }
 

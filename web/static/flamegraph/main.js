@@ -90,6 +90,7 @@ function open(svg) {
     const focused = graph.contains(document.activeElement);
     const rootBefore = drawnOnce ? rowY(picture, 0) : 0;
     measure(picture);
+    legend.arrange();
     toolbar.arrange();
     drawFrames(picture, choose(picture));
     if (!picture.elements.has(picture.current)) picture.current = picture.zoom;
@@ -199,10 +200,7 @@ function open(svg) {
     details.draw();
   }
 
-  const nodeAt = (target) => {
-    const number = target instanceof Element ? target.getAttribute("data-node") : null;
-    return number === null ? -1 : Number(number);
-  };
+  const nodeAt = (target) => target?.node ?? -1;
 
   graph.addEventListener("pointerover", (event) => { if (event.pointerType !== "touch") hover(nodeAt(event.target)); });
   graph.addEventListener("pointerleave", (event) => { if (event.pointerType !== "touch") hover(-1); });

@@ -89,12 +89,20 @@ function summary(picture) {
 
 // The share of all frames on all stacks of the picture that have no name, by reason.
 function unknown({ model, forward, data }) {
+  if (!known.has(forward)) known.set(forward, namelessOf(model, forward, data));
+  return known.get(forward);
+}
+
+const known = new WeakMap(); // what is said of each tree
+
+function namelessOf(model, forward, data) {
   const { frames } = model;
+  const isCode = model.kinds.map((kind) => !/^(process|thread)$/.test(kind));
   const byReason = new Map();
   let all = 0;
   for (let node = 1; node < forward.size; node++) {
     const frame = forward.frame[node];
-    if (frames.isFolded[frame] || /^(process|thread)$/.test(model.kinds[frames.kind[frame]])) continue;
+    if (frames.isFolded[frame] || !isCode[frames.kind[frame]]) continue;
     all += forward.total[node];
     const reason = data.reasons[frames.reason[frame]];
     if (reason) byReason.set(reason, (byReason.get(reason) ?? 0) + forward.total[node]);

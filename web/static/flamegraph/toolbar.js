@@ -72,7 +72,7 @@ export function makeToolbar(picture, change, act) {
     settle();
     picture.barHeight = rows * ROW + SHAPES_ROW;
     picture.shelfHeight = picture.barHeight + 12;
-    picture.top = 64 + picture.barHeight + 28;
+    picture.top = 64 + picture.barHeight + 10 + picture.legendHeight;
   }
 
   function draw() {
@@ -96,9 +96,8 @@ export function makeToolbar(picture, change, act) {
     status.setAttribute("x", room);
     status.setAttribute("y", y);
     status.setAttribute("fill", picture.matches?.error ? colour("bad") : colour("found"));
-    write(status, matched(picture), room);
-    const used = status.textContent ? status.getComputedTextLength() + 2 * layout.side : 0;
-    crumbs.draw(y, room - used);
+    const used = write(status, matched(picture), room);
+    crumbs.draw(y, room - (used ? used + 2 * layout.side : 0));
   }
 
   // In its place above the graph, or at the edge of the window while that is scrolled out of sight.

@@ -2,8 +2,11 @@
 import { binaryOf, kindOf, nameOf, shownOf } from "./model.js";
 import { interval } from "./numbers.js";
 
-const commas = new Intl.NumberFormat("en-US");
-export const withCommas = (number) => commas.format(number);
+// 1234567.5 → "1,234,567.5". Thousands are written for each picture, and Intl.NumberFormat is several times slower.
+export function withCommas(number) {
+  const [whole, fraction] = String(number).split(".");
+  return whole.replace(/\B(?=(\d{3})+$)/g, ",") + (fraction ? `.${fraction}` : "");
+}
 export const percent = (part, of) => `${(of ? (100 * part) / of : 0).toFixed(2)} %`;
 const signed = (number, text) => `${number < 0 ? "−" : "+"}${text}`;
 
@@ -90,13 +93,29 @@ export function fit(text, width, character) {
   return text;
 }
 
-// The same for text in a proportional font, which has to be measured.
+// How wide a text is in the font of an element that it is to stand in. Asking the element would have everything laid out.
+const paper = new OffscreenCanvas(1, 1).getContext("2d");
+
+export function widthOf(element, text) {
+  const { fontWeight, fontSize, fontFamily } = fontOf(element);
+  paper.font = `${fontWeight} ${fontSize} ${fontFamily}`;
+  return paper.measureText(text).width;
+}
+
+function fontOf(element) {
+  const named = (name) => element.closest(`[${name}]`)?.getAttribute(name);
+  return { fontWeight: named("font-weight") ?? 400, fontSize: `${named("font-size") ?? 16}px`, fontFamily: named("font-family") ?? "sans-serif" };
+}
+
+// The part of a text in a proportional font that fits, which is shown.
 export function write(element, text, room) {
-  if (element.textContent !== text) element.textContent = text;
-  let length = element.getComputedTextLength();
+  let shown = text;
+  let length = widthOf(element, shown);
   // Letters differ in width, so what is left may still be too long, by little.
-  for (let character = length / [...text].length; length > Math.max(room, 0); character *= 1.05) {
-    element.textContent = fit(text, room, character);
-    length = element.getComputedTextLength();
+  for (let character = length / [...shown].length; length > Math.max(room, 0); character *= 1.05) {
+    shown = fit(shown, room, character);
+    length = widthOf(element, shown);
   }
+  if (element.textContent !== shown) element.textContent = shown;
+  return length;
 }
