@@ -10,7 +10,7 @@ server of this machine, uncompressed, into a new browser for each.
 opens: from the start of the navigation to the first picture that has frames; reacts: to when it can be worked with.
 zoom, search, hover: from the event to the next picture, drawn by software, the median of several; headless Chromium
 makes sixty pictures a second, so that up to 17 ms of each are waiting. elements are those in the document, after
-opening and after zooming, whichever are more; heap is JavaScript's with its arrays and the document, after a collection.
+opening and after zooming, whichever are more; heap is JavaScript's with its arrays and the document, once collected.
 """
 
 from __future__ import annotations
@@ -294,7 +294,7 @@ def measure(playwright: Playwright, url: str, side: Side, runs: int) -> Figures:
     if side.name == "pilotlight":
         of_script = page.evaluate(OF_SCRIPT)
         print(
-            f"{'':>15}  the script's own: {of_script['draw']:.0f} ms of the last zoom, {of_script['open']:.0f} ms of opening"
+            f"{'':>15}  of the script: {of_script['draw']:.0f} ms of the last zoom, {of_script['open']:.0f} ms of opening"
         )
     browser.close()
     return Figures(min(opens), min(reacts), zoom, search, hover, elements, heap)
