@@ -300,7 +300,7 @@ def test_a_finger_chooses_a_range(server: Server, browser: Browser) -> None:
 def test_the_heat_map_is_drawn_in_the_colours_of_day_and_night(server: Server, browser: Browser) -> None:
     means = {}
     for scheme in ("light", "dark"):
-        context: BrowserContext = browser.new_context(color_scheme=scheme)  # type: ignore[arg-type]
+        context: BrowserContext = browser.new_context(color_scheme=scheme)
         page = context.new_page()
         open_page(page, server)
         means[scheme] = page.evaluate(
