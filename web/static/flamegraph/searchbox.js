@@ -28,7 +28,7 @@ export function makeSearchBox(picture, parent, change) {
     selection.setAttribute("width", all ? shown.length * character : 0);
     line.setAttribute("d", focused && !all ? `M${(28.5 + (caret - from) * character).toFixed(1)} 6v14` : "");
     clear.setAttribute("display", value ? "inline" : "none");
-    group.setAttribute("aria-valuetext", value);
+    group.setAttribute("aria-description", value);
   }
 
   function resize(wide) {
