@@ -141,7 +141,7 @@ def flamegraph_pl(given: str | None) -> Path:
 
 # The widest frame of those that are no wider than half of the picture: zooming there changes all of it.
 OURS_CHOSEN = """(() => {
-  const rects = [...document.querySelectorAll("#fg-frames rect[data-node]")];
+  const rects = [...document.querySelectorAll("#fg-frames rect[aria-label]")];
   const width = (rect) => Number(rect.getAttribute("width"));
   const half = Math.max(...rects.map(width)) / 2;
   return rects.filter((rect) => width(rect) <= half).sort((a, b) => width(b) - width(a))[0];
@@ -176,7 +176,7 @@ def sides(site: Path, frames: int, script: Path, shown: Path) -> Iterator[Side]:
         zoom="window.chosen.isConnected || (window.chosen = " + OURS_CHOSEN + ");"
         " window.chosen.dispatchEvent(new MouseEvent('click', {bubbles: true}))",
         search=f"document.documentElement.pilotlight.change({{search: '{SEARCHED}'}})",
-        hover="[...document.querySelectorAll('#fg-frames rect[data-node]')].at(-1)"
+        hover="[...document.querySelectorAll('#fg-frames rect[aria-label]')].at(-1)"
         ".dispatchEvent(new PointerEvent('pointerover', {bubbles: true, pointerType: 'mouse'}))",
     )
     with shown.open("rb") as stdin, (site / "theirs.svg").open("wb") as out:
@@ -294,7 +294,7 @@ def measure(playwright: Playwright, url: str, side: Side, runs: int) -> Figures:
     if side.name == "pilotlight":
         of_script = page.evaluate(OF_SCRIPT)
         print(
-            f"{'':>15}  of the script: {of_script['draw']:.0f} ms of the last zoom, {of_script['open']:.0f} ms of opening"
+            f"{'':>15}  of it the script's: {of_script['draw']:.0f} ms of a zoom, {of_script['open']:.0f} ms of opening"
         )
     browser.close()
     return Figures(min(opens), min(reacts), zoom, search, hover, elements, heap)
