@@ -12,8 +12,15 @@ export function makeLegend(picture, change) {
   const fixed = picture.diff && [...legend.querySelectorAll("text")].map((text) => ({ label: text.textContent, fill: text.previousElementSibling.getAttribute("fill") }));
   let drawnFor = null;
 
+  let known = null; // the entries of the model that was last drawn
+
   function entries() {
     if (fixed) return fixed;
+    if (known?.base !== picture.model.base) known = { base: picture.model.base, entries: entriesOf() };
+    return known.entries;
+  }
+
+  function entriesOf() {
     const used = new Set(picture.model.base.frame.subarray(1));
     const kinds = new Set([...used].map((frame) => picture.model.frames.kind[frame]));
     return picture.data.kindsInOrder.filter((kind) => kinds.has(kind)).map((kind) => ({ label: picture.data.kinds[kind].label, fill: picture.data.kinds[kind].shades[5], isKind: true }));

@@ -9,13 +9,13 @@ import { makeDetails } from "./details.js";
 import { choose, drawFrames, drawRing, highlight, makeFrames, rowY } from "./draw.js";
 import { create } from "./elements.js";
 import { makeLegend } from "./legend.js";
-import { frameOfKey, functionKey, kindOf, binaryOf, nameOf, nodeKey, nodeOfKey, read, shownOf } from "./model.js";
-import { byFunction, grewBy, neighbours } from "./numbers.js";
+import { around, functionsOf } from "./functions.js";
+import { functionKey, nameOf, nodeKey, nodeOfKey, read } from "./model.js";
 import { save, toPng } from "./png.js";
 import { search } from "./search.js";
 import { makeStrip } from "./strip.js";
 import { makeToolbar, nextColour } from "./toolbar.js";
-import { graphBottom, measure, reveal, scrolledOff, setHeight, showRoot } from "./view.js";
+import { graphBottom, look, measure, reveal, scroll, setHeight, showRoot } from "./view.js";
 import { step } from "./walk.js";
 import { describe, originOf, write } from "./words.js";
 
@@ -69,7 +69,7 @@ function open(svg) {
     hide: () => change({ hide: picture.state.search, search: "" }),
     colour: () => change({ colour: nextColour(picture.state.colour) }),
     names: () => change({ names: picture.state.names === "full" ? "short" : "full" }),
-    png: savePng,
+    png: () => save(picture).catch((error) => say(`The image could not be made: ${error.message}`)),
     more: () => { picture.more = !picture.more; draw(); },
   };
   const toolbar = makeToolbar(picture, change, act);
@@ -77,7 +77,7 @@ function open(svg) {
   const details = makeDetails(picture);
   const strip = makeStrip(picture, () => {
     drawSurroundings();
-    if (strip.isOpen()) window.scrollBy(0, 10_000);
+    if (strip.isOpen()) scroll(picture, 10_000);
   });
 
   // ---------------------------------------------------------------- drawing
@@ -100,7 +100,7 @@ function open(svg) {
     drawSurroundings();
     // The root stays where it was on the screen when the picture grows or shrinks above it.
     const moved = rowY(picture, 0) - rootBefore;
-    if (standalone && !picture.state.icicle && moved && drawnOnce) window.scrollBy(0, moved);
+    if (standalone && !picture.state.icicle && moved && drawnOnce) scroll(picture, moved);
     drawnOnce = true;
     performance.measure("pilotlight:draw", { start: began });
   }
@@ -310,15 +310,6 @@ function open(svg) {
     event.preventDefault();
   }, { signal });
 
-  async function savePng() {
-    try {
-      const name = picture.caption.title.replace(/[^A-Za-z0-9._-]+/g, "-").slice(0, 80);
-      save(await toPng(picture), `${name || "flamegraph"}.png`);
-    } catch (error) {
-      say(`The image could not be made: ${error.message}`);
-    }
-  }
-
   // ---------------------------------------------------------------- the address, and what pages ask for
 
   function restore() {
@@ -340,36 +331,6 @@ function open(svg) {
   function view() {
     const { state, model, tree, zoom } = picture;
     return { ...state, kinds: [...state.kinds], zoom: zoom ? nodeKey(model, tree, zoom) : "" };
-  }
-
-  // What functions weigh in the tree with all that filters leave of it, whichever way it is drawn.
-  function functions() {
-    const { model, forward, diff, all } = picture;
-    picture.byFunction ??= byFunction(forward, model.frames.name.length);
-    const { self, total, beforeSelf, beforeTotal } = picture.byFunction;
-    const rows = [];
-    for (let frame = 0; frame < total.length; frame++) {
-      if (frame === forward.frame[0] || !(total[frame] || beforeTotal?.[frame])) continue;
-      const row = { key: functionKey(model, frame), name: nameOf(model, frame), shown: shownOf(model, frame), kind: kindOf(model, frame), binary: binaryOf(model, frame), self: self[frame], total: total[frame] };
-      if (diff) {
-        Object.assign(row, {
-          beforeSelf: beforeSelf[frame],
-          beforeTotal: beforeTotal[frame],
-          z: grewBy(beforeTotal[frame], total[frame], all.before, all.after, diff),
-          selfZ: grewBy(beforeSelf[frame], self[frame], all.before, all.after, diff),
-        });
-      }
-      rows.push(row);
-    }
-    return rows;
-  }
-
-  // The callers and callees of a function there, each { key, name, shown, kind, binary, total }; the root has key "".
-  function around(key) {
-    const { model, forward } = picture;
-    const row = ([frame, total]) => ({ key: frame === forward.frame[0] ? "" : functionKey(model, frame), name: nameOf(model, frame), shown: shownOf(model, frame), kind: kindOf(model, frame), binary: binaryOf(model, frame), total });
-    const { callers, callees } = neighbours(forward, frameOfKey(model, key));
-    return { callers: callers.map(row), callees: callees.map(row) };
   }
 
   // A newer picture of the same question: its data takes the place of ours, and all that people chose stays.
@@ -402,9 +363,8 @@ function open(svg) {
       if (Object.keys(asked).length) change(asked);
       if (zoom !== undefined) change({ zoom: zoom ? nodeOfKey(picture.model, picture.tree, zoom) : 0 });
     },
-    functions,
-    neighbours: around,
-    frameOf: (key) => frameOfKey(picture.model, key),
+    functions: () => functionsOf(picture),
+    neighbours: (key) => around(picture, key),
     total: () => picture.forward.total[0],
     get unit() { return picture.caption.unit; },
     get secondsPerSample() { return picture.caption.secondsPerSample; },
@@ -415,7 +375,7 @@ function open(svg) {
   };
 
   page.addEventListener("hashchange", restore, { signal });
-  window.addEventListener("scroll", () => { toolbar.settlePlace(); details.place(); }, { passive: true, signal });
+  window.addEventListener("scroll", () => { look(picture); toolbar.settlePlace(); details.place(); }, { passive: true, signal });
   let pending = 0;
   window.addEventListener("resize", () => {
     cancelAnimationFrame(pending);
@@ -432,7 +392,7 @@ function open(svg) {
   svg.removeAttribute("viewBox");
   svg.setAttribute("width", "100%");
   restore();
-  if (scrolledOff(picture) === 0 && window.scrollY === 0) showRoot(picture);
+  if (picture.scrolledOff === 0 && window.scrollY === 0) showRoot(picture);
   performance.measure("pilotlight:open", { start: opened });
   for (const target of [svg, holder]) target?.dispatchEvent(new Event("pilotlight:ready"));
 }

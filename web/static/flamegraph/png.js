@@ -28,10 +28,11 @@ export async function toPng({ svg, width }) {
 // In a document of XML, createElement() makes none of HTML.
 const html = (name) => document.createElementNS(new Image().namespaceURI, name);
 
-export function save(blob, name) {
+export async function save(picture) {
+  const blob = await toPng(picture);
   const link = html("a");
   link.href = URL.createObjectURL(blob);
-  link.download = name;
+  link.download = `${picture.caption.title.replace(/[^A-Za-z0-9._-]+/g, "-").slice(0, 80) || "flamegraph"}.png`;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }

@@ -2,7 +2,7 @@
 import { ancestors } from "./tree.js";
 
 // A capital letter in the pattern means that the writer cares about case. Raises a sentence as an Error.
-export function expressionOf(pattern) {
+function expressionOf(pattern) {
   try {
     return new RegExp(pattern, /[A-Z]/.test(pattern.replace(/\\./g, "")) ? "" : "i");
   } catch (error) {

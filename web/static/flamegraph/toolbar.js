@@ -2,7 +2,6 @@
 import { BUTTON, colour, create, pressable, rove } from "./elements.js";
 import { makeCrumbs } from "./crumbs.js";
 import { makeSearchBox } from "./searchbox.js";
-import { scrolledOff } from "./view.js";
 import { percent, write } from "./words.js";
 
 const ROW = 32;
@@ -102,7 +101,7 @@ export function makeToolbar(picture, change, act) {
 
   // In its place above the graph, or at the edge of the window while that is scrolled out of sight.
   function settlePlace() {
-    const edge = scrolledOff(picture);
+    const edge = picture.scrolledOff;
     const stays = edge > 64 - 8;
     const y = stays ? edge + 8 : 64;
     bar.setAttribute("transform", `translate(${layout.side} ${y})`);

@@ -22,7 +22,7 @@ export function treeOf({ children, own, frame, beforeOwn = null }) {
 }
 
 // The tree with the totals that follow from what its nodes weigh themselves.
-export function weighed(tree) {
+function weighed(tree) {
   return { ...tree, total: totalsOf(tree, tree.own), before: tree.beforeOwn && totalsOf(tree, tree.beforeOwn) };
 }
 
