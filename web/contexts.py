@@ -298,8 +298,9 @@ class Compared:
 class DiffPage:
     """templates/diff.html: GET /diff.
 
-    `compared` is None where a side holds nothing, and `empty` then says which and why. The form's fields are as typed;
-    `chips` and `base_chips` are selectors in force, `kept` what the form does not hold and has to keep.
+    `compared` is None where a side holds nothing, and `empty` then says which and why. The form's fields are as typed,
+    `chosen` its hosts where they are several; `chips` and `base_chips` are selectors in force, `kept` what the form
+    does not hold and has to keep.
     """
 
     compared: Compared | None
@@ -308,6 +309,7 @@ class DiffPage:
     from_: str
     until: str
     host: str
+    chosen: list[str]
     event: str
     comm: str
     base_from: str

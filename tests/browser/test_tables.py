@@ -256,7 +256,7 @@ def test_a_saved_picture_shows_the_same_without_the_server(graph: Page, tmp_path
     graph.goto(path.as_uri())
     expect(graph.get_by_text(re.compile(r"Matched: 30\.30"))).to_be_visible()
     expect(graph.get_by_role("button", name="Icicle ↓")).to_be_visible()
-    rects = graph.locator("#fg-frames rect[data-node]")
+    rects = graph.locator("#fg-frames rect[aria-label]")
     assert rects.count() > 4
     graph.keyboard.press("i")
     expect(graph.get_by_role("button", name="Flame ↑")).to_be_visible()

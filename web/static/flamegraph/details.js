@@ -3,7 +3,7 @@ import { painter } from "./colours.js";
 import { colour, create } from "./elements.js";
 import { nameOf } from "./model.js";
 import { graphBottom } from "./view.js";
-import { describe, originOf, sharesOf, weightOf, widthOf, write } from "./words.js";
+import { describe, originOf, sharesOf, weightOf, widthOf, wrapped, write } from "./words.js";
 
 const LINE = 16;
 const MOST_LINES = 8; // of a name
@@ -38,14 +38,33 @@ export function makeDetails(picture) {
       write(nameLine, picture.zoom ? `Zoomed: ${describe(picture, picture.zoom)}` : `All: ${weightOf(picture, 0)}`, room);
       swatch.setAttribute("fill", colour("edge"));
     }
-    write(originLine, message || (node >= 0 ? originOf(picture, node) : hint(picture)), room);
-    write(sharesLine, node >= 0 ? sharesOf(picture, node) + folded(picture, node) : "", room);
-    originLine.setAttribute("y", 17 + lines * LINE);
-    sharesLine.setAttribute("y", 17 + (lines + 1) * LINE);
+    const below = 17 + lines * LINE;
+    const isHint = node < 0 && !message;
+    const origin = isHint ? writeOne(originLine, hint(picture), room, below) : writeLines(originLine, message || originOf(picture, node), room, x + 22, below);
+    const shares = writeLines(sharesLine, node >= 0 ? sharesOf(picture, node) + folded(picture, node) : "", room, x + 22, 17 + (lines + origin) * LINE);
+    lines += Math.max(origin + shares - 2, 0);
     picture.detailsHeight = layout.details + (lines - 1) * LINE;
     panel.setAttribute("height", picture.detailsHeight - 12);
     swatch.setAttribute("height", picture.detailsHeight - 28);
     place();
+  }
+
+  function writeOne(element, words, room, y) {
+    element.setAttribute("y", y);
+    write(element, words, room);
+    return 1;
+  }
+
+  // How many lines a text takes, broken between words.
+  function writeLines(element, words, room, x, y) {
+    const rows = wrapped(element, words, room);
+    if (rows.length === 1) writeOne(element, words, room, y);
+    else {
+      element.setAttribute("y", y);
+      const isLast = (i) => i === rows.length - 1;
+      element.replaceChildren(...rows.map((row, i) => create("tspan", { x, dy: i ? LINE : 0 }, null, isLast(i) ? row : `${row} `)));
+    }
+    return rows.length;
   }
 
   // The name takes as many lines as it needs; what it weighs is never cut off.

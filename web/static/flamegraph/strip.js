@@ -2,16 +2,19 @@
 // of the account are below it when asked for.
 import { colour, create, pressable } from "./elements.js";
 import { graphBottom } from "./view.js";
-import { percent, withCommas, write } from "./words.js";
+import { percent, widthOf, withCommas, wrapped, write } from "./words.js";
 
 const HEIGHT = 30;
+const UNKNOWN = "Nothing is known of how this was measured";
 
 export function makeStrip(picture, redraw) {
   const { byId, layout } = picture;
   const notes = byId("notes");
   let open = false;
-  let lines = [];
-  const strip = create("g", { role: "button", tabindex: 0, cursor: "pointer", "aria-expanded": false }, undefined);
+  let account = []; // what stands in the markup, where it is to be read without scripts as well
+  let rows = []; // what is below the line when it is open
+  const rest = create("g", { id: "fg-account", fill: colour("soft") });
+  const strip = create("g", { role: "button", tabindex: 0, cursor: "pointer", "aria-expanded": false });
   strip.style.outline = "none";
   create("title", {}, strip, "Click for the whole account");
   const box = create("rect", { x: 0, y: 0, height: HEIGHT - 8, rx: 6, fill: colour("card"), "fill-opacity": 0.75 }, strip);
@@ -22,16 +25,21 @@ export function makeStrip(picture, redraw) {
     redraw();
   });
 
-  // Taken from the markup, where they are to be read without scripts as well.
   function read() {
-    lines = [...notes.querySelectorAll("text")].map((line) => [line, line.textContent]);
-    notes.replaceChildren(strip, ...lines.map(([line]) => line));
-    for (const [line] of lines) line.setAttribute("fill", colour("soft"));
+    account = [...notes.querySelectorAll("text")].map((line) => line.textContent);
+    notes.replaceChildren(strip, rest);
   }
 
+  // Known before anything is drawn, as what is above hangs on it in a page's frame.
   function height() {
-    return HEIGHT + (open ? lines.length * layout.note : 0);
+    const parts = summary(picture);
+    const room = picture.width - 2 * layout.side - 20;
+    const isCut = widthOf(text, said(parts)) > room;
+    rows = open ? [...(isCut ? parts : []), ...account].flatMap((line) => wrapped(text, line, room)) : [];
+    return HEIGHT + rows.length * layout.note;
   }
+
+  const said = (parts) => `${parts.join(" · ") || UNKNOWN}  ${open ? "▾" : "▸"}`;
 
   function draw() {
     const y = graphBottom(picture) + layout.details;
@@ -43,14 +51,10 @@ export function makeStrip(picture, redraw) {
     box.setAttribute("stroke-width", focused ? 2 : 1);
     strip.setAttribute("aria-expanded", open);
     const parts = summary(picture);
-    strip.setAttribute("aria-label", parts.join(", ") || "Nothing is known of how this was measured");
-    write(text, `${parts.join(" · ") || "Nothing is known of how this was measured"}${lines.length ? (open ? "  ▾" : "  ▸") : ""}`, room - 20);
+    strip.setAttribute("aria-label", parts.join(", ") || UNKNOWN);
+    write(text, said(parts), room - 20);
+    rest.replaceChildren(...rows.map((row, i) => create("text", { x: 10, y: HEIGHT + 8 + i * layout.note }, null, row)));
     drawBar(room);
-    lines.forEach(([line, words], i) => {
-      line.setAttribute("display", open ? "inline" : "none");
-      line.setAttribute("y", HEIGHT + 8 + i * layout.note);
-      if (open) write(line, words, room);
-    });
   }
 
   // Where the ticks went, in proportion; of several accounts each has its part of the line.

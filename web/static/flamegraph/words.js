@@ -69,8 +69,10 @@ export function sharesOf({ model, tree, caption, diff }, node) {
   const [whole, parent] = [tree.total[0], tree.parent[node]];
   const own = tree.own[node];
   // Turned round, a frame's own are the stacks that begin there, and no time of its function's.
-  const parts = tree.leafFirst || tree.side?.[node] < 0 ? [] : [`self ${withCommas(own)} ${caption.unit}, ${percent(own, whole)}`];
-  if (parent > 0) parts.push(`${percent(tree.total[node], tree.total[parent])} of ${shownOf(model, tree.frame[parent])}`);
+  const isTurned = tree.leafFirst || tree.side?.[node] < 0;
+  const self = diff ? `self before ${withCommas(tree.beforeOwn[node])}, after ${withCommas(own)} ${caption.unit}` : `self ${withCommas(own)} ${caption.unit}, ${percent(own, whole)}`;
+  const parts = isTurned ? [] : [self];
+  if (parent > 0) parts.push(`${diff ? "after " : ""}${percent(tree.total[node], tree.total[parent])} of ${shownOf(model, tree.frame[parent])}`);
   if (!diff && caption.unit === "samples" && whole && node) {
     const [least, most] = interval(tree.total[node], whole);
     parts.push(`${(100 * least).toFixed(2)} to ${percent(most, 1)} of all with 95 % confidence`);
@@ -116,6 +118,21 @@ export function write(element, text, room) {
     shown = fit(shown, room, character);
     length = widthOf(element, shown);
   }
-  if (element.textContent !== shown) element.textContent = shown;
+  if (element.textContent !== shown || element.firstElementChild) element.textContent = shown;
   return length;
+}
+
+// A text in lines that fit, broken between words where it can be.
+export function wrapped(element, text, room) {
+  const lines = [];
+  let line = "";
+  for (const word of text.split(" ")) {
+    const longer = line ? `${line} ${word}` : word;
+    if (!line || widthOf(element, longer) <= room) line = longer;
+    else {
+      lines.push(line);
+      line = word;
+    }
+  }
+  return [...lines, line];
 }
