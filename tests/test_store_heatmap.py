@@ -111,11 +111,12 @@ def test_shares_count_every_window_once(queries: Queries) -> None:
 
 
 def test_steps_are_as_short_as_the_store_can_tell() -> None:
-    def step(span: int, columns: int, *filters: str, kept: int = 0, by: str = "host") -> int:
-        return step_of(Selection(0, span, tuple(map(parse_matcher, filters))), by, columns, kept)
+    def step(span: int, columns: int, *filters: str, by_hour: bool = False, by: str = "host") -> int:
+        return step_of(Selection(0, span, tuple(map(parse_matcher, filters)), by_hour), by, columns)
 
     assert [step(600, 60), step(601, 60), step(3600, 200), step(7 * 86400, 400)] == [10, 20, 20, 1800]
-    assert step(600, 60, kept=1) == 60 and step(600, 60, "thread=x", kept=1) == step(600, 60, kept=1, by="comm") == 3600
+    assert step(600, 60, by_hour=True) == 60
+    assert step(600, 60, "thread=x", by_hour=True) == step(600, 60, by_hour=True, by="thread") == 3600
     years = step(3650 * 86400, 400)
     assert years % 86400 == 0 and 300 < 3650 * 86400 / years <= 400
 

@@ -138,8 +138,10 @@ class ExportMenu:
 class Picture:
     """A selection that holds something: its picture's address, its accounting, and what it is made of.
 
-    `rates` says at which rate it was taken, in words. `start` and `end` are seconds. `compare`, `top` and `lines` are
-    the addresses of its comparison with the hour before, of its functions, and, with a function, of its lines.
+    `rates` says at which rate it was taken, in words. `start` and `end` are seconds. `gaps` are the hosts that have
+    no windows for a part of the range, `truncated` user stacks that were not walked to their root, None where nobody
+    looked. `compare`, `top` and `lines` are the addresses of its comparison with the hour before, of its functions,
+    and, with a function, of its lines.
     """
 
     svg: str
@@ -150,6 +152,8 @@ class Picture:
     start: float
     end: float
     accounting: Accounting
+    gaps: list[Gap]
+    truncated: int | None
     cpu_seconds: float
     comms: list[Share]
     exports: ExportMenu
@@ -159,15 +163,59 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
+class Gap:
+    """A host that has no windows for `seconds` of a range, with the first and the last time that it has some of, in
+    seconds since 1970, and the page of that host's own."""
+
+    host: str
+    seconds: float
+    share: float
+    first: float
+    last: float
+    href: str
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """templates/flamegraph_timeline.html: the time around what is shown, which is from `since` until `until` (seconds).
+
+    `heatmap` and `annotations` are addresses that a range, rows and columns are still added to. `base` is the range
+    that is compared with, if one was chosen, and `diff` the page that does. `by` is what the rows are, of `rows`.
+    `live` says that it ends now. The others are pages of the times beside this one.
+    """
+
+    since: int
+    until: int
+    live: bool
+    heatmap: str
+    annotations: str
+    by: str
+    rows: list[tuple[str, str]]
+    base: tuple[int, int] | None
+    diff: str
+    earlier: str
+    later: str
+    wider: str
+    narrower: str
+
+
+@dataclass(frozen=True, slots=True)
 class FlamegraphPage:
     """templates/flamegraph.html: GET /flamegraph.
 
-    `picture` is None where nothing matches, and `empty` then says why. The form's fields are as typed;
-    `query` is what the form does not hold and has to keep.
+    `picture` is None where nothing matches, and `empty` then says why, in sentences; `elsewhere` are pages of the
+    nearest ranges that hold something. The form's fields are as typed, and `chosen` are its hosts where they are
+    several; `kept` is what the form does not hold and has to keep. `groups` are labels to group by, `group_by` is the
+    one in force.
     """
 
     picture: Picture | None
-    empty: str
+    timeline: Timeline
+    empty: list[str]
+    elsewhere: list[tuple[str, str]]
+    chosen: list[str]
+    groups: list[tuple[str, str]]
+    group_by: str
     title: str
     from_: str
     until: str
@@ -250,8 +298,9 @@ class Compared:
 class DiffPage:
     """templates/diff.html: GET /diff.
 
-    `compared` is None where a side holds nothing, and `empty` then says which and why. The form's fields are as typed;
-    `chips` and `base_chips` are selectors in force, `kept` what the form does not hold and has to keep.
+    `compared` is None where a side holds nothing, and `empty` then says which and why. The form's fields are as typed,
+    `chosen` its hosts where they are several; `chips` and `base_chips` are selectors in force, `kept` what the form
+    does not hold and has to keep.
     """
 
     compared: Compared | None
@@ -260,6 +309,7 @@ class DiffPage:
     from_: str
     until: str
     host: str
+    chosen: list[str]
     event: str
     comm: str
     base_from: str

@@ -129,15 +129,18 @@ def _page(request: Request) -> DiffPage:
         compared = _compared(request, comparison, query)
     except (Empty, MixedRates) as error:
         empty = str(error)
-    host = typed.get("host", "")
+    hosts = [value for key, value in query if key == "host"]
+    host = hosts[0] if len(hosts) == 1 else ""
+    titled = (f"{len(hosts)} hosts" if len(hosts) > 1 else host, typed.get("comm", ""))
     own = (typed.get("baseFrom", ""), typed.get("baseUntil", ""))
     return DiffPage(
         compared=compared,
         empty=empty,
-        title=" · ".join(part for part in (host, typed.get("comm", "")) if part) or "all hosts",
+        title=" · ".join(filter(None, titled)) or "all hosts",
         from_=typed.get("from", FLAMEGRAPH_SINCE),
         until=typed.get("until", "now"),
         host=host,
+        chosen=hosts if len(hosts) > 1 else [],
         event=typed.get("event", ""),
         comm=typed.get("comm", ""),
         base_from=own[0],
@@ -145,12 +148,16 @@ def _page(request: Request) -> DiffPage:
         absolute=comparison.absolute,
         width=width,
         kept=tuple(pair for pair in query if pair[0] in ("q", "baseQ", "sort")),
-        chips=[Chip(value, urls.diff(urls.minus(query, value))) for key, value in query if key == "q"],
+        chips=[
+            Chip(value if key == "q" else f"host={value}", urls.diff(urls.minus(query, value, key)))
+            for key, value in query
+            if key == "q" or (key == "host" and len(hosts) > 1)
+        ],
         base_chips=[
             Chip(value, urls.diff(urls.minus(query, value, "baseQ"))) for key, value in query if key == "baseQ"
         ],
         hosts=choices([row["host"] for row in known], host),
-        events=choices([row["event"] for row in known if host in ("", row["host"])], typed.get("event", "")),
+        events=choices([row["event"] for row in known if not hosts or row["host"] in hosts], typed.get("event", "")),
         presets=[
             Choice(
                 text,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -47,6 +48,8 @@ _ASCENDING: Final = ("host", "seen")
 _HOSTS_SINCE: Final = "now-15m"
 _DEFAULT: Final[urls.Query] = (("from", _HOSTS_SINCE),)
 _HOST_SINCE: Final = "now-1h"
+_RELATIVE: Final = re.compile(r"now-([0-9]{1,6})([smhdw])")
+_UNITS: Final = {"s": "s", "m": "min", "h": "h", "d": "days", "w": "weeks"}
 _SPARK: Final = (120, 24)
 _CHART: Final = (720, 120)
 
@@ -254,4 +257,7 @@ def _named(since: str, until: str) -> str:
     names = dict(RANGES)
     if until:
         return f"time from {since[:40]} until {until[:40]}"
-    return f"last {names[since]}" if since in names else f"time since {since[:40]}"
+    if since in names:
+        return f"last {names[since]}"
+    relative = _RELATIVE.fullmatch(since)
+    return f"last {relative[1]} {_UNITS[relative[2]]}" if relative else f"time since {since[:40]}"

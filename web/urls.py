@@ -52,6 +52,10 @@ def annotation_api(id: str) -> str:
     return f"/api/v1/annotations/{quote(id, safe='')}"
 
 
+def annotations_api(query: Query = ()) -> str:
+    return _with("/api/v1/annotations", query)
+
+
 def heatmap(query: Query = ()) -> str:
     return _with("/api/v1/heatmap", query)
 

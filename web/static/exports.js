@@ -28,6 +28,7 @@ function follow() {
 }
 
 async function copy(input, what) {
+  follow();
   try {
     await navigator.clipboard.writeText(input.value);
     say(`Copied: ${what.toLowerCase()}.`);

@@ -47,11 +47,11 @@ class HeatMap:
     rows: list[Row]
 
 
-def step_of(selection: Selection, by: str, columns: int, samples_since: int) -> int:
+def step_of(selection: Selection, by: str, columns: int) -> int:
     """The shortest step that needs no more than `columns` and can be told by what the store still has."""
     needed = {by, *(matcher.label for matcher in selection.matchers)}
     least = 10
-    if selection.since < samples_since:
+    if selection.by_hour:
         least = HOUR_S if needed & {*NOT_BY_MINUTE} else 60
     for step in STEPS:
         if step >= least and _columns(selection, step) <= columns:

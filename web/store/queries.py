@@ -100,7 +100,8 @@ class Queries:
 
     def _by_hour(self, selection: Selection) -> Selection:
         """The selection, of whole hours where a part of it has windows so old that their samples have expired."""
-        kept_since = self._samples_since()
+        oldest = self.store.rows("SELECT count() > 0, toUnixTimestamp(min(ts)) FROM samples").rows[0]
+        kept_since = oldest[1] // HOUR_S * HOUR_S if oldest[0] else _up(int(time.time()))
         if selection.since >= kept_since:
             return selection
         expired = replace(selection, until=min(selection.until, kept_since))
@@ -111,11 +112,6 @@ class Queries:
             raise BadQuery(f"pids are kept since {rfc3339(kept_since)}: choose a later `from`, or leave out pid")
         until = selection.until if selection.until > kept_since else _up(selection.until)
         return replace(selection, since=selection.since // HOUR_S * HOUR_S, until=until, by_hour=True)
-
-    def _samples_since(self) -> int:
-        """The hour from which on there are samples, in seconds; the next one where there are none."""
-        oldest = self.store.rows("SELECT count() > 0, toUnixTimestamp(min(ts)) FROM samples").rows[0]
-        return oldest[1] // HOUR_S * HOUR_S if oldest[0] else _up(int(time.time()))
 
     def overview(self, selection: Selection, horizon: int) -> Overview:
         """See windows.overview_of."""
@@ -302,9 +298,9 @@ class Queries:
         return series_of(self.store, selection, self.store.horizon, labels, step)
 
     def heat_map(self, selection: Selection, by: str, columns: int) -> HeatMap:
-        """See heatmap.heat_map. `columns` is the most that it may have; its steps are as short as that allows."""
-        step = step_of(selection, by, columns, self._samples_since())
-        return heat_map(self.store, selection, self.store.horizon, by, step)
+        """Of a resolved selection, see heatmap.heat_map. `columns` is the most that it may have; its steps are as short
+        as that allows."""
+        return heat_map(self.store, selection, self.store.horizon, by, step_of(selection, by, columns))
 
     def online(self, selection: Selection, step: int) -> dict[int, float]:
         """CPU-seconds that were online in a selection's windows, by steps `at` of so many seconds."""
