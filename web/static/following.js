@@ -8,6 +8,7 @@ let ongoing = null; // what is being fetched, so that something newer can take i
 let shown = location.search;
 let seen = Date.now(); // when what is shown was fetched
 
+const frame = document.getElementById("picture");
 const status = document.getElementById("status");
 const button = document.getElementById("follow");
 
@@ -47,7 +48,7 @@ export async function show(url, entry = "pushState") {
       if (answer.status >= 500) throw new Error(answer.statusText);
       if (answer.redirected || !answer.ok) return location.reload(); // to log in, or to be told what is wrong
       const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
-      if (!document.getElementById("picture") !== !fresh.getElementById("picture")) return location.reload();
+      if (!frame !== !fresh.getElementById("picture")) return location.reload();
       const showPicture = await fetchPicture(fresh.getElementById("picture")?.getAttribute("src"), mine.signal);
       seen = Date.now();
       take(fresh);
@@ -66,7 +67,6 @@ export async function show(url, entry = "pushState") {
 
 // Fetches the picture of an address; what is returned shows it.
 async function fetchPicture(src, signal) {
-  const frame = document.getElementById("picture");
   if (!frame || src === (frame.dataset.shown ?? frame.getAttribute("src"))) return () => {};
   const picture = () => frame.contentDocument?.documentElement.pilotlight;
   const answer = await fetch(src, { signal });
@@ -115,6 +115,17 @@ function take(fresh) {
 window.addEventListener("popstate", () => {
   if (location.search !== shown) show(new URL(location.href), "");
 });
+
+// Browsers that come back to a page, or load it again, may put an earlier picture into its frame than it asks for.
+function correct() {
+  if (frame.contentDocument?.readyState !== "complete" || frame.contentWindow.location.href === "about:blank") return;
+  frame.removeEventListener("load", correct);
+  const asked = new URL(frame.getAttribute("src"), location.href);
+  if (frame.contentWindow.location.search !== asked.search) frame.contentWindow.location.replace(asked);
+}
+
+frame?.addEventListener("load", correct);
+if (frame) correct();
 
 // ---------------------------------------------------------------------------------------------- following the present
 
