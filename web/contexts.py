@@ -474,7 +474,7 @@ class CapturePage:
     title: str
     profile: Profile | None
     svg: str
-    twins: list[tuple[str, str]]
+    exports: ExportMenu
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from web import urls
 from web.assets import render
 from web.comparison import Comparison, Side, compare, difference, most_changed, parse_comparison
 from web.contexts import ChangeRow, Chip, Choice, Compared, ComparedSide, DiffLegend, DiffPage, ExportMenu, Measured
-from web.exports import MEDIA_TYPES, asked_view, attachment, caption, file_name
+from web.exports import MEDIA_TYPES, as_download, asked_view, attachment, base_of, caption, curl, file_name
 from web.flamegraph import layout
 from web.flamegraph.changes import Changes, changes_of
 from web.flamegraph.diff import FEWEST, SIGNIFICANT, build_diff
@@ -113,6 +113,8 @@ def _caption(before: Side, after: Side, comparison: Comparison) -> Caption:
         ),
         described.unit,
         described.background,
+        accounts=tuple((name, side.overview.accounting) for name, side in (("before", before), ("after", after))),
+        rate=" and ".join(dict.fromkeys(rates_title(side.overview.rates) for side in (before, after))),
     )
 
 
@@ -170,16 +172,14 @@ def _page(request: Request) -> DiffPage:
 
 
 def _menu(request: Request, query: urls.Query) -> ExportMenu:
-    base = str(request.base_url).rstrip("/")
-    login = "-H 'Authorization: Bearer TOKEN' " if request.app.state.options.token is not None else ""
     return ExportMenu(
         files=[(text, urls.diff(query, extension)) for extension, text in _FILES],
-        picture=urls.diff((*query, ("download", "1")), "svg"),
+        picture=as_download(urls.diff(query, "svg")),
         elsewhere=[],
         may_be_read=False,
         needs_token=False,
-        commands=[("The same table, on the command line", f"curl -fsS {login}'{base}{urls.diff(query, 'txt')}'")],
-        permalink=base + urls.diff(query),
+        commands=[("The same table, on the command line", curl(request, urls.diff(query, "txt")))],
+        permalink=base_of(request)[0] + urls.diff(query),
     )
 
 

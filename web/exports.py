@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 from urllib.parse import quote
@@ -93,30 +93,45 @@ def _picture_file(queries: Queries, selection: Selection, group_by: Sequence[str
     return write_svg(tree, replace(caption(overview, selection), view=view))
 
 
-def menu(request: Request, query: urls.Query) -> ExportMenu:
-    """What a flame graph can be had as, and how others come to see it; `query` asks for it at any time."""
-    base = str(request.base_url).rstrip("/")
+def menu(request: Request, page: str, twin: Callable[[str], str]) -> ExportMenu:
+    """What a flame graph can be had as, and how others come to see it; `page` is its own, and `twin` the address of it
+    in a format."""
+    base, needs_token = base_of(request)
     options = request.app.state.options
-    login = "-H 'Authorization: Bearer TOKEN' " if options.token is not None else ""
-    with_token = base.replace("://", "://:TOKEN@", 1) if options.token is not None else base
+    with_token = base.replace("://", "://:TOKEN@", 1) if needs_token else base
     return ExportMenu(
-        files=[(text, urls.flamegraph(query, extension)) for extension, text in _FILES],
-        picture=urls.flamegraph((*query, ("download", "1")), "svg"),
+        files=[(text, twin(extension)) for extension, text in _FILES],
+        picture=as_download(twin("svg")),
         elsewhere=[
-            (text, address.format(quote(base + urls.flamegraph(query, extension), safe="")))
-            for text, address, extension in _ELSEWHERE
+            (text, address.format(quote(base + twin(extension), safe=""))) for text, address, extension in _ELSEWHERE
         ],
-        may_be_read=bool(options.allow_origins) and options.token is None,
-        needs_token=options.token is not None,
+        may_be_read=bool(options.allow_origins) and not needs_token,
+        needs_token=needs_token,
         commands=[
-            ("In pprof", f"go tool pprof '{with_token}{urls.flamegraph(query, 'pb.gz')}'"),
+            ("In pprof", f"go tool pprof '{with_token}{twin('pb.gz')}'"),
             (
                 "The same profile, on the command line",
-                f"curl -fsS {login}'{base}{urls.flamegraph(query, 'json')}' | pilotlight render - -o flamegraph.svg",
+                f"{curl(request, twin('json'))} | pilotlight render - -o flamegraph.svg",
             ),
         ],
-        permalink=base + urls.flamegraph(query),
+        permalink=base + page,
     )
+
+
+def base_of(request: Request) -> tuple[str, bool]:
+    """This server's address as the client knows it, and whether it wants a token."""
+    return str(request.base_url).rstrip("/"), request.app.state.options.token is not None
+
+
+def curl(request: Request, address: str) -> str:
+    """The command that fetches an address, with TOKEN in place of a token."""
+    base, needs_token = base_of(request)
+    login = "-H 'Authorization: Bearer TOKEN' " if needs_token else ""
+    return f"curl -fsS {login}'{base}{address}'"
+
+
+def as_download(address: str) -> str:
+    return f"{address}{'&' if '?' in address else '?'}download=1"
 
 
 def picture(queries: Queries, selection: Selection, group_by: Sequence[str], query: urls.Query) -> bytes:

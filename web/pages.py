@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 from urllib.parse import parse_qs
 
@@ -139,7 +140,7 @@ def _picture(request: Request, selection: Selection, query: urls.Query, now: flo
             for value in shares
             if value["name"]
         ],
-        exports=menu(request, bare),
+        exports=menu(request, urls.flamegraph(bare), partial(urls.flamegraph, bare)),
         compare=urls.diff((*bare, ("baseFrom", "from-1h"), ("baseUntil", "from"))),
         top=urls.api("top", bare),
         lines=urls.api("lines", bare),

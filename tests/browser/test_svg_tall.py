@@ -75,6 +75,7 @@ def test_tall_picture_opens_at_its_root_with_the_toolbar_in_sight(tall: tuple[Pa
         assert seen(page, of(picture, function))
     assert not inside(page, of(picture, "level119"))
     assert inside(page, picture.get_by_role("searchbox")) and inside(page, picture.locator("#fg-details"))
+    assert inside(page, picture.get_by_role("navigation").get_by_text("CPU profile"))
 
 
 def test_tall_picture_stays_where_it_is_scrolled_to(tall: tuple[Page, FrameOfPage]) -> None:

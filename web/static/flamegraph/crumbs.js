@@ -2,7 +2,7 @@
 import { colour, create, pressable, rove } from "./elements.js";
 import { shownOf, frameOfKey } from "./model.js";
 import { ancestors } from "./tree.js";
-import { fit, widthOf } from "./words.js";
+import { fit, widthOf, write } from "./words.js";
 
 const LONGEST = 28; // characters of one step
 const CHARACTER = 6.4; // about, of 12 pixels' proportional text: measured where it matters
@@ -16,12 +16,14 @@ export function makeCrumbs(picture, bar, change) {
     const chips = chipsOf(picture);
     const path = picture.zoom ? [...ancestors(picture.tree, picture.zoom), picture.zoom] : [];
     const steps = path.map((node) => ({ node, text: fit(shownOf(picture.model, picture.tree.frame[node]), LONGEST * 7, 7) }));
-    const key = JSON.stringify([y, Math.round(room), chips.map(({ text }) => text), steps]);
+    // While the head of the picture is out of sight, the row says what it is of.
+    const title = picture.barStays && !chips.length && !steps.length ? picture.caption.title : "";
+    const key = JSON.stringify([y, Math.round(room), chips.map(({ text }) => text), steps, title]);
     if (key === drawnFor) return mark();
     drawnFor = key;
     group.replaceChildren();
-    let x = 0;
-    if (chips.length) x = 3;
+    if (title) write(create("text", { x: 0, y, "font-weight": 600 }, group), title, room);
+    let x = chips.length ? 3 : 0;
     for (const chip of chips) x += drawStep(chip.text, x, y, `${chip.text}: end this`, () => change(chip.without), true) + 12;
     for (const [i, step] of fitting(steps, room - x).entries()) {
       if (i) x += widthOf(create("text", { x, y, fill: colour("faint"), "aria-hidden": "true" }, group, "›"), "›") + 6;

@@ -103,6 +103,10 @@ export function makeToolbar(picture, change, act) {
   function settlePlace() {
     const edge = picture.scrolledOff;
     const stays = edge > 64 - 8;
+    if (stays !== picture.barStays) {
+      picture.barStays = stays;
+      drawStatus();
+    }
     const y = stays ? edge + 8 : 64;
     bar.setAttribute("transform", `translate(${layout.side} ${y})`);
     shelf.setAttribute("display", stays ? "inline" : "none");
