@@ -102,12 +102,13 @@ def test_the_heaviest_rows_have_names_and_the_others_are_one(queries: Queries) -
 
 def test_shares_count_every_window_once(queries: Queries) -> None:
     found = queries.heat_map(ALL, "share", 20)
+    assert found.counts == "windows"
     assert [row.name for row in found.rows][::9] == ["90–100 %", "0–10 %"]
     assert sum(value or 0 for row in found.rows for value in row.values) == sum(map(len, WINDOWS.values()))
     assert [i for i, value in enumerate(found.rows[0].values) if value] == [8, 9]  # 240 s to 300 s
     of_app = replace(ALL, matchers=(*ALL.matchers, parse_matcher("process=app")))
     hosts = queries.heat_map(of_app, "share", 20)
-    assert [i for i, value in enumerate(hosts.rows[0].values) if value] == [8, 9]
+    assert [i for i, value in enumerate(hosts.rows[0].values) if value] == [8, 9] and hosts.counts == "hosts"
 
 
 def test_steps_are_as_short_as_the_store_can_tell() -> None:

@@ -103,6 +103,7 @@ def test_two_agents_of_one_name_are_said_and_one_that_was_restarted_is_not(clien
     assert rows["twice"]["twins"].startswith("2 agents push under this name at the same time")
     page = client.get(f"/?{RANGE}").text
     assert page.count("2 agents push under this name") == 1
+    assert "2 agents push under this name" in client.get(f"/hosts/twice?{RANGE}").text
     early = client.get(f"/hosts.json?from={START}&until={START + 90}").json()["hosts"]
     assert not any(row["twins"] for row in early)
 

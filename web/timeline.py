@@ -82,7 +82,7 @@ def timeline(query: urls.Query, selection: Selection, base: Selection | None, ev
     compared = urls.replaced(chosen, from_=rfc3339(since), until=rfc3339(until))
     if base is not None:
         compared = urls.replaced(compared, baseFrom=rfc3339(base.since), baseUntil=rfc3339(base.until))
-    middle, half = (since + until) // 2, max(span // 40 * 10, 10)
+    inner = since + span // 40 * 10
     by = typed.get("rows", ROWS[0][0])
     return Timeline(
         since=since,
@@ -91,13 +91,13 @@ def timeline(query: urls.Query, selection: Selection, base: Selection | None, ev
         heatmap=urls.heatmap(chosen),
         annotations=urls.annotations_api(chosen),
         by=by,
-        rows=[*ROWS, *([(by[:40], by[:40])] if by not in dict(ROWS) else [])],
+        rows=[*ROWS, *([(by, by)] if by not in dict(ROWS) else [])],
         base=(base.since, base.until) if base else None,
         diff=urls.diff(compared),
         earlier=page(since - span, since),
         later=page(until, until + span),
         wider=page(since - span // 2, min(until + span // 2, max(until, now))),
-        narrower=page(middle - half, middle + half),
+        narrower=page(inner, inner + max(span // 20 * 10, 10)),
     )
 
 

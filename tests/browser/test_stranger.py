@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, expect
 from .served import Server, serving
 from .spike_world import GUILTY, SPIKE, at
 
-PICTURE = "document.getElementById('picture').contentDocument.documentElement.pilotlight"
+PICTURE = "document.getElementById('picture').contentDocument?.documentElement?.pilotlight"
 HOTTEST = """() => {
   // Where the heat map has its hottest colour, as the eye would find it: its ends, in pixels of the page.
   const canvas = document.querySelector(".plot canvas"), copy = new OffscreenCanvas(canvas.width, 1);

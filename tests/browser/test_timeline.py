@@ -21,7 +21,7 @@ from . import spike_world as world
 from .served import Server, push, serving
 from .spike_world import at
 
-TOTAL = "document.getElementById('picture').contentDocument?.documentElement.pilotlight?.total()"
+TOTAL = "document.getElementById('picture').contentDocument?.documentElement?.pilotlight?.total()"
 
 
 @pytest.fixture(scope="module")

@@ -42,33 +42,40 @@ export async function show(url, entry = "pushState") {
   followAsAddressed();
   ongoing?.abort();
   const mine = (ongoing = new AbortController());
-  for (;;) {
+  let found = null;
+  while (!found) {
     try {
-      const answer = await fetch(url, { headers: { accept: "text/html" }, signal: mine.signal });
-      if (answer.status >= 500) throw new Error(answer.statusText);
-      if (answer.redirected || !answer.ok) return location.reload(); // to log in, or to be told what is wrong
-      const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
-      if (!frame !== !fresh.getElementById("picture")) return location.reload();
-      const showPicture = await fetchPicture(fresh.getElementById("picture")?.getAttribute("src"), mine.signal);
-      seen = Date.now();
-      take(fresh);
-      showPicture();
-      away(false);
-      return;
-    } catch (error) {
+      found = await ask(url, mine.signal);
+    } catch {
       if (mine.signal.aborted) return;
-      if (!(error instanceof TypeError) && !(error instanceof Error)) throw error;
       away(true);
       await new Promise((resume) => { setTimeout(resume, AGAIN_MS); });
       if (mine.signal.aborted) return;
     }
   }
+  if (found.isAnother) return location.reload();
+  seen = Date.now();
+  ongoing = null;
+  take(found.page);
+  found.showPicture();
+  away(false);
+}
+
+// The page of an address and its picture. Raises an error where the server is away.
+async function ask(url, signal) {
+  const answer = await fetch(url, { headers: { accept: "text/html" }, signal });
+  if (answer.status >= 500) throw new Error(answer.statusText);
+  if (answer.redirected || !answer.ok) return { isAnother: true }; // to log in, or to be told what is wrong
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  const picture = page.getElementById("picture");
+  if (!frame !== !picture) return { isAnother: true };
+  return { page, showPicture: await fetchPicture(picture?.getAttribute("src"), signal) };
 }
 
 // Fetches the picture of an address; what is returned shows it.
 async function fetchPicture(src, signal) {
   if (!frame || src === (frame.dataset.shown ?? frame.getAttribute("src"))) return () => {};
-  const picture = () => frame.contentDocument?.documentElement.pilotlight;
+  const picture = () => frame.contentDocument?.documentElement?.pilotlight;
   const answer = await fetch(src, { signal });
   if (!answer.ok) throw new Error(answer.statusText);
   const text = await answer.text();
@@ -144,7 +151,7 @@ function followAsAddressed() {
 }
 
 function goOn() {
-  if (document.hidden) timer = setTimeout(goOn, WINDOW_MS);
+  if (document.hidden || ongoing) timer = setTimeout(goOn, WINDOW_MS); // what takes longer than a window is waited for
   else show(new URL(location.href), "");
 }
 

@@ -185,8 +185,8 @@ function clock(at) {
   return time.toLocaleString(undefined, isToday ? { timeStyle: "medium" } : { dateStyle: "medium", timeStyle: "medium" });
 }
 
-function figure(value, asShare) {
-  if (map.by === "share") return `${Math.round(value)} ${value === 1 ? "window" : "windows"}`;
+function figure(value, asShare, row = 0) {
+  if (map.counts && row >= 0) return `${Math.round(value)} ${value === 1 ? map.counts.slice(0, -1) : map.counts}`;
   if (asShare) return `${(value * 100).toFixed(1)} % of the CPUs`;
   return map.unit === "CPU-seconds" ? `${value.toFixed(2)} CPUs` : `${value.toPrecision(3)} ${map.unit} a second`;
 }
@@ -218,7 +218,7 @@ function tellCell({ column, row }) {
   const value = valueAt(map, row < 0 ? map.total : map.rows[row].values, column, isShare());
   const whose = row < 0 ? "all" : map.rows[row].others ? `${map.rows[row].others + 1} others` : visible(map.rows[row].name) || `no ${map.by}`;
   const online = map.online[column];
-  const what = value === null ? "nothing is known" : figure(value, isShare()) + (map.by !== "share" && !isShare() && online && (row < 0 || map.by !== "host") ? ` of ${Math.round(online)}` : "");
+  const what = value === null ? "nothing is known" : figure(value, isShare(), row) + (map.by !== "share" && !isShare() && online && (row < 0 || map.by !== "host") ? ` of ${Math.round(online)}` : "");
   const at = map.start + column * map.step;
   tell(`${whose}: ${what}, ${clock(at)} – ${clock(at + map.step)}`, "cell");
 }

@@ -34,8 +34,9 @@ class HeatMap:
     """`columns` steps of `step` seconds from `start` on, in seconds since 1970.
 
     `total` are CPU-seconds by column, at the events' own rates, as the values of `rows` are; where the rows are tenths
-    of the CPUs that were online, values are windows, or, where samples are filtered, hosts. `covered` are seconds of
-    the column that there are windows of, `online` CPUs. None is where there is no window at all.
+    of the CPUs that were online, values are numbers of what `counts` says: windows, or, where samples are filtered,
+    hosts; else it is "". `covered` are seconds of the column that there are windows of, `online` CPUs. None is where
+    there is no window at all.
     """
 
     start: int
@@ -45,6 +46,7 @@ class HeatMap:
     covered: list[float | None]
     online: list[float | None]
     rows: list[Row]
+    counts: str = ""
 
 
 def step_of(selection: Selection, by: str, columns: int) -> int:
@@ -85,7 +87,9 @@ def heat_map(store: Store, selection: Selection, horizon: int, by: str, step: in
     for points in named.values():
         for at, seconds in points.items():
             sums[at] = sums.get(at, 0.0) + seconds
-    return HeatMap(start, step, columns, frame.column({**dict.fromkeys(looked, 0.0), **sums}), covered, online, rows)
+    counts = "" if by != SHARE else "hosts" if selection.filters_samples else "windows"
+    total = frame.column({**dict.fromkeys(looked, 0.0), **sums})
+    return HeatMap(start, step, columns, total, covered, online, rows, counts)
 
 
 @dataclass(frozen=True, slots=True)
