@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from urllib.parse import urlsplit
 
 from profiler.report import KEYS
 
@@ -60,6 +61,14 @@ def address(text: str) -> tuple[str, int]:
     if not colon or not host or not port.isdecimal() or int(port) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is no ADDRESS:PORT such as 127.0.0.1:4099")
     return host, int(port)
+
+
+def origin(text: str) -> str:
+    """Where pages come from: scheme, host and port, without a path."""
+    parts = urlsplit(text.removesuffix("/"))
+    if parts.scheme not in ("http", "https") or not parts.netloc or parts.path or parts.query or "@" in parts.netloc:
+        raise argparse.ArgumentTypeError(f"{text!r} is no address of a site such as https://www.speedscope.app")
+    return f"{parts.scheme}://{parts.netloc.lower()}"
 
 
 def seconds(text: str) -> float:

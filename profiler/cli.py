@@ -140,6 +140,7 @@ def _run(options: argparse.Namespace) -> int:
     arguments += ["--token-file", os.path.abspath(options.token_file)] if options.token_file else []
     arguments += ["--insecure-no-auth"] if options.insecure_no_auth else []
     arguments += ["--user", options.user] if options.user else []
+    arguments += [f"--allow-origin={origin}" for origin in options.allow_origin]
     arguments += [f"--retention={name}={days}d" for name, days in options.retention]
 
     def agent(url: str) -> AgentOptions:
@@ -181,6 +182,7 @@ def _server(options: argparse.Namespace) -> int:
         token=_token(options) or None,
         insecure_no_auth=options.insecure_no_auth,
         retention=dict(options.retention),
+        allow_origins=tuple(options.allow_origin),
     )
     return serve(server, user=_server_user(options.user), ready=ready)
 

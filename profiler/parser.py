@@ -236,4 +236,12 @@ def _add_listen(parser: argparse.ArgumentParser) -> None:
         metavar="WHAT=DAYSd",
         help="how long history is kept: samples=14d, rollups=90d (as set before)",
     )
+    parser.add_argument(
+        "--allow-origin",
+        type=arguments.origin,
+        action="append",
+        default=[],
+        metavar="URL",
+        help="pages from there may read profiles: https://www.speedscope.app, https://profiler.firefox.com",
+    )
     parser.add_argument("--user", metavar="NAME", help="run the server as this user (pilotlight, else nobody)")

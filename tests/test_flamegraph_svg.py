@@ -17,7 +17,8 @@ from profiler.model import StackTable
 from symbolizer.types import Frame, Kind, Reason
 from web.flamegraph import layout
 from web.flamegraph.calltree import build_tree, prune
-from web.flamegraph.svg import LONGEST_NAME, Caption, shade, visible, write_svg
+from web.flamegraph.names import LONGEST_NAME, shade, visible
+from web.flamegraph.svg import Caption, write_svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = [

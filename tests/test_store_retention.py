@@ -52,7 +52,7 @@ def test_what_others_need_outlives_them(store: Store) -> None:
         retention.apply(store, wanted)
         days = retention.in_force(store)
         assert days.pop("samples") == wanted.samples
-        rollups = ("windows", "series_1m", "stacks_1h", "functions_1h", "function_hours")
+        rollups = ("windows", "series_1m", "stacks_1h", "functions_1h", "function_hours", "annotations")
         rolled = {name: days.pop(name) for name in (*rollups, "captures", "capture_profiles")}
         assert set(rolled.values()) == {wanted.rollups}
         assert min(days.values()) == wanted.rollups + 30

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,10 +25,13 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from web import (
+    annotations_api,
     api,
     auth,
+    below_endpoint,
     captures_api,
     captures_pages,
+    diff_page,
     hosts,
     ingest,
     names,
@@ -37,6 +40,7 @@ from web import (
     pprof_endpoint,
     questions,
     settings,
+    timeline,
 )
 from web.assets import render
 from web.captures import Captures
@@ -65,7 +69,7 @@ _FOR_PROGRAMS: Final = (
     "/push.v1.",
     "/querier.v1.",
 )
-_NOT_PAGES: Final = (".json", ".svg", ".folded", ".gz")
+_NOT_PAGES: Final = (".json", ".svg", ".folded", ".gz", ".txt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,8 @@ class ServerOptions:
 
     Without a `token`, only an address of this machine may be bound, unless `insecure_no_auth`. Pushes
     are committed together at most every `commit_seconds`. `retention` are days by name (samples, rollups);
-    what it does not name is kept as long as before.
+    what it does not name is kept as long as before. Pages of `allow_origins`, such as https://www.speedscope.app, may
+    read profiles where no token is needed.
     """
 
     store: str
@@ -84,6 +89,7 @@ class ServerOptions:
     insecure_no_auth: bool = False
     commit_seconds: float = 1.0
     retention: Mapping[str, int] = field(default_factory=dict)
+    allow_origins: Sequence[str] = ()
 
 
 class CannotServe(Exception):
@@ -117,12 +123,14 @@ def _assemble(options: ServerOptions) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.options = options
-    routed = (hosts, pages, api, questions, settings, ingest, names, open_file, pyroscope)
-    for module in (*routed, captures_api, captures_pages, pprof_endpoint):
+    routed = (hosts, pages, diff_page, api, questions, timeline, settings, ingest, names, open_file, pyroscope)
+    for module in (*routed, annotations_api, below_endpoint, captures_api, captures_pages, pprof_endpoint):
         app.include_router(module.router)
     app.add_middleware(EndWhenGone, store=lambda: app.state.store)
     app.add_middleware(_Mistakes)
-    app.add_middleware(auth.Guard, token=options.token, only_local=auth.is_loopback(options.host))
+    app.add_middleware(
+        auth.Guard, token=options.token, only_local=auth.is_loopback(options.host), readers=options.allow_origins
+    )
     app.add_middleware(Compress)
     for kind, status in (
         (BadQuery, 400),

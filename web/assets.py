@@ -14,6 +14,7 @@ from typing import Any, Final
 from jinja2 import DictLoader, Environment, StrictUndefined
 
 from web import urls
+from web.flamegraph.script import viewer_script
 from web.store.selection import rfc3339
 
 _TYPES: Final = {
@@ -32,12 +33,13 @@ class Static:
 
 
 def _read_static() -> dict[str, Static]:
+    bodies = {file.name: file.read_bytes() for file in (files("web") / "static").iterdir() if file.is_file()}
+    bodies["flamegraph.js"] = viewer_script().encode()
     found = {}
-    for file in (files("web") / "static").iterdir():
-        suffix = "." + file.name.rpartition(".")[2]
+    for name, body in bodies.items():
+        suffix = "." + name.rpartition(".")[2]
         if suffix in _TYPES:
-            body = file.read_bytes()
-            found[file.name] = Static(body, _TYPES[suffix], f'"{blake2b(body, digest_size=12).hexdigest()}"')
+            found[name] = Static(body, _TYPES[suffix], f'"{blake2b(body, digest_size=12).hexdigest()}"')
     return found
 
 
@@ -52,6 +54,13 @@ def decimal(number: float | None, digits: int = 2) -> str:
 
 def percent(part: float, whole: float, digits: int = 1) -> str:
     return f"{100 * part / whole:.{digits}f} %" if whole else "–"
+
+
+def share(part: float, whole: float) -> str:
+    """As percent(), but a little is not nothing, nor almost all everything."""
+    if not 0 < part < whole or 0.0005 <= part / whole < 0.9995:
+        return percent(part, whole)
+    return "< 0.1 %" if part / whole < 0.5 else "> 99.9 %"
 
 
 def size(number: int) -> str:
@@ -114,7 +123,15 @@ def _environment() -> Environment:
         auto_reload=False,
     )
     environment.filters.update(
-        count=count, decimal=decimal, percent=percent, size=size, ago=ago, rates=rates, shown=shown, rfc3339=rfc3339
+        count=count,
+        decimal=decimal,
+        percent=percent,
+        share=share,
+        size=size,
+        ago=ago,
+        rates=rates,
+        shown=shown,
+        rfc3339=rfc3339,
     )
     environment.globals.update(urls=urls)
     for name in sources:

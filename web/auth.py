@@ -7,7 +7,7 @@ import binascii
 import hmac
 import ipaddress
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from hashlib import sha256
 from http.cookies import CookieError, SimpleCookie
 from typing import Any, Final
@@ -21,8 +21,11 @@ SESSION_S: Final = 30 * 86400
 _OPEN: Final = ("/healthz", "/readyz", "/login")
 PPROF: Final = "/debug/pprof/"  # whose client shows what is wrong if it is text and marked
 _ACTING: Final = (PPROF + "profile",)  # a GET that has an agent at work
+_SHARED: Final = ("/flamegraph.", "/captures/")  # what pages of other origins may be allowed to read
 HEADERS: Final = {
-    b"content-security-policy": (b"default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'self'"),
+    b"content-security-policy": (
+        b"default-src 'self'; img-src 'self' blob:; base-uri 'none'; form-action 'self'; frame-ancestors 'self'"
+    ),
     b"x-content-type-options": b"nosniff",
     b"referrer-policy": b"same-origin",
     b"cross-origin-opener-policy": b"same-origin",
@@ -71,10 +74,12 @@ def _signature(token: str, expiry: int) -> str:
 
 class Guard:
     """ASGI middleware. `token` None lets everyone in; `only_local` then still refuses other sites' pages,
-    whose names an attacker's DNS can point at this machine (DNS rebinding)."""
+    whose names an attacker's DNS can point at this machine (DNS rebinding). Pages of the origins `readers` may read
+    profiles as files (W3C Cross-Origin Resource Sharing), as far as that needs no token."""
 
-    def __init__(self, app: App, token: str | None, only_local: bool) -> None:
+    def __init__(self, app: App, token: str | None, only_local: bool, readers: Sequence[str] = ()) -> None:
         self._app = app
+        self._readers = frozenset(readers)
         self._token = token
         self._check_host = only_local and token is None
 
@@ -83,8 +88,16 @@ class Guard:
             await self._app(scope, receive, send)
             return
 
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        origin = headers.get("origin", "")
+        shared = scope["method"] in ("GET", "HEAD") and scope["path"].startswith(_SHARED)
+
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
+                if shared and self._readers:
+                    message["headers"] = [*message["headers"], (b"vary", b"Origin")]
+                    if origin in self._readers:
+                        message["headers"].append((b"access-control-allow-origin", origin.encode("latin-1")))
                 present = {name.lower() for name, _ in message["headers"]}
                 added = [(name, value) for name, value in HEADERS.items() if name not in present]
                 if b"cache-control" not in present:
@@ -92,7 +105,6 @@ class Guard:
                 message["headers"] = [*message["headers"], *added]
             await send(message)
 
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         refusal = self._refusal(scope, headers)
         await (refusal or self._app)(scope, receive, send_with_headers)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 from urllib.parse import parse_qs
 
@@ -20,7 +21,7 @@ from web.assets import render
 from web.captures import Captures, TooMany
 from web.captures_api import start, wanted_of
 from web.contexts import CaptureForm, CapturePage, CaptureRow, CapturesPage
-from web.exports import MEDIA_TYPES
+from web.exports import MEDIA_TYPES, asked_view, attachment, file_name, menu
 from web.flamegraph.calltree import build_tree
 from web.flamegraph.svg import Caption, write_svg
 from web.ingest import Refused, read_body
@@ -109,7 +110,7 @@ def _page(request: Request, capture: Capture) -> str:
         title=_title(capture),
         profile=replace(profile, samples=()) if profile else None,
         svg=urls.capture(capture.id, "svg"),
-        twins=[(f".{twin}", urls.capture(capture.id, twin)) for twin in urls.TWINS],
+        exports=menu(request, urls.capture(capture.id), partial(urls.capture, capture.id)),
     )
     return render("capture.html", page)
 
@@ -118,15 +119,18 @@ def _export(request: Request, capture: Capture, extension: str) -> Response:
     profile = stored.find_profile(request.app.state.store, capture.id) if capture.profiled else None
     if profile is None:
         return JSONResponse({"error": capture.problem or "nothing has been captured yet"}, 404)
+    download = bool(request.query_params.get("download"))
+    if extension == "svg" and not download:
+        return Response(_picture(capture, profile, urls.static("flamegraph.js")), media_type=MEDIA_TYPES["svg"])
     if extension == "svg":
-        return Response(_picture(capture, profile), media_type=MEDIA_TYPES["svg"])
-    file = re.sub(r"[^A-Za-z0-9._-]+", "-", capture.name or capture.host)[:60]
-    name = f"{file}-{rfc3339(profile.window.start_ns / 1e9).replace(':', '')}.{extension}"
-    headers = {"content-disposition": f'attachment; filename="{name}"'}
-    return Response(WRITERS["." + extension](profile), media_type=MEDIA_TYPES[extension], headers=headers)
+        body = _picture(capture, profile, None, asked_view(request))
+    else:
+        body = WRITERS["." + extension](profile)
+    name = file_name(capture.name or capture.host, profile.window.start_ns / 1e9, extension)
+    return Response(body, media_type=MEDIA_TYPES[extension], headers=attachment(name))
 
 
-def _picture(capture: Capture, profile: Profile) -> bytes:
+def _picture(capture: Capture, profile: Profile, script_href: str | None, view: str = "") -> bytes:
     window = profile.window
     caption = Caption(
         title=" · ".join(filter(None, [capture.name, profile.host, profile.event, filters_of(capture)])),
@@ -134,8 +138,11 @@ def _picture(capture: Capture, profile: Profile) -> bytes:
         notes=account_lines(profile.accounting),
         background="cpu",
         seconds_per_sample=1 / profile.hz,
+        accounts=(("", profile.accounting),),
+        rate=f"{profile.hz:,} Hz",
+        view=view,
     )
-    return write_svg(build_tree(stack_table(profile)), caption, script_href=urls.static("flamegraph.js"))
+    return write_svg(build_tree(stack_table(profile)), caption, script_href=script_href)
 
 
 def filters_of(capture: Capture) -> str:

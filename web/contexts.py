@@ -24,9 +24,11 @@ class HostRow:
 
     `hz` is the rate of sampling now, `rates` are those of the range. `busy` and `cpus` count CPUs (`cpus` None
     where unknown), `agent_cpu` is a share of one CPU, `bpf_ns` that of one tick or None. `live` says that a
-    window came lately. `sparkline` is CPUs busy by minute in a box of 120 x 24; `flamegraph` and `page` are
-    addresses. `late_s` is how long after its end a window was received at the soonest, None where unknown; below 0
-    where the host's clock is ahead of the server's. `clock` says so where that is much, else it is "".
+    window came lately. `unknown` is the share of frames without a name, None where there are none. `sparkline` is CPUs
+    busy over the range in a box of 120 x 24, `peak` the most of it; `flamegraph` and `page` are addresses.
+    `late_s` is how long after its end a window was received at the soonest, None where unknown; below 0
+    where the host's clock is ahead of the server's. `clock` says so where that is much, else it is "". `twins` says
+    that several agents push under the host's name, or is "".
     """
 
     host: str
@@ -37,15 +39,18 @@ class HostRow:
     last_seen_s: float
     late_s: float | None
     clock: str
+    twins: str
     live: bool
     windows: int
     busy: float
     cpus: float | None
+    peak: float
     samples: int
     lost: int
     lost_by: dict[str, int]
     missed: int
     ticks: int
+    unknown: float | None
     agent_cpu: float
     bpf_ns: float | None
     rss_bytes: int
@@ -57,12 +62,31 @@ class HostRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Sort:
+    """A column that can be sorted by: its heading, where that leads, and how it is sorted: ascending, descending, or
+    ""."""
+
+    label: str
+    href: str
+    order: str
+
+
+@dataclass(frozen=True, slots=True)
 class HostsPage:
-    """templates/hosts.html: GET / and, as JSON, /hosts.json. `since` names the range the figures are of."""
+    """templates/hosts.html: GET / and, as JSON, /hosts.json.
+
+    `since` names the range the figures are of, `chosen_with` asks for it. `sorts` are by column. `chips` are the
+    selectors in force, `kept` what the form does not hold and has to keep. `live` is false for a range that has ended.
+    """
 
     hosts: list[HostRow]
     ranges: list[Choice]
+    sorts: dict[str, Sort]
+    chips: list[Chip]
+    kept: Query
+    chosen_with: Query
     since: str
+    live: bool
     address: str
     twin: str
 
@@ -96,10 +120,28 @@ class Chip:
 
 
 @dataclass(frozen=True, slots=True)
+class ExportMenu:
+    """What a flame graph can be had as: `files` in words with their addresses, the `picture` as a file that needs no
+    server, pages of other sites that show it (`elsewhere`), whether some `may_be_read` from there and `needs_token`,
+    commands with what they are for, and the address that always shows it."""
+
+    files: list[tuple[str, str]]
+    picture: str
+    elsewhere: list[tuple[str, str]]
+    may_be_read: bool
+    needs_token: bool
+    commands: list[tuple[str, str]]
+    permalink: str
+
+
+@dataclass(frozen=True, slots=True)
 class Picture:
     """A selection that holds something: its picture's address, its accounting, and what it is made of.
 
-    `rates` says at which rate it was taken, in words. `start` and `end` are seconds.
+    `rates` says at which rate it was taken, in words. `start` and `end` are seconds. `gaps` are the hosts that have
+    no windows for a part of the range, `truncated` user stacks that were not walked to their root, None where nobody
+    looked. `compare`, `top` and `lines` are the addresses of its comparison with the hour before, of its functions,
+    and, with a function, of its lines.
     """
 
     svg: str
@@ -110,22 +152,70 @@ class Picture:
     start: float
     end: float
     accounting: Accounting
+    gaps: list[Gap]
+    truncated: int | None
     cpu_seconds: float
     comms: list[Share]
-    twins: list[tuple[str, str]]
-    permalink: str
+    exports: ExportMenu
+    compare: str
+    top: str
+    lines: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A host that has no windows for `seconds` of a range, with the first and the last time that it has some of, in
+    seconds since 1970, and the page of that host's own."""
+
+    host: str
+    seconds: float
+    share: float
+    first: float
+    last: float
+    href: str
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """templates/flamegraph_timeline.html: the time around what is shown, which is from `since` until `until` (seconds).
+
+    `heatmap` and `annotations` are addresses that a range, rows and columns are still added to. `base` is the range
+    that is compared with, if one was chosen, and `diff` the page that does. `by` is what the rows are, of `rows`.
+    `live` says that it ends now. The others are pages of the times beside this one.
+    """
+
+    since: int
+    until: int
+    live: bool
+    heatmap: str
+    annotations: str
+    by: str
+    rows: list[tuple[str, str]]
+    base: tuple[int, int] | None
+    diff: str
+    earlier: str
+    later: str
+    wider: str
+    narrower: str
 
 
 @dataclass(frozen=True, slots=True)
 class FlamegraphPage:
     """templates/flamegraph.html: GET /flamegraph.
 
-    `picture` is None where nothing matches, and `empty` then says why. The form's fields are as typed;
-    `query` is what the form does not hold and has to keep.
+    `picture` is None where nothing matches, and `empty` then says why, in sentences; `elsewhere` are pages of the
+    nearest ranges that hold something. The form's fields are as typed, and `chosen` are its hosts where they are
+    several; `kept` is what the form does not hold and has to keep. `groups` are labels to group by, `group_by` is the
+    one in force.
     """
 
     picture: Picture | None
-    empty: str
+    timeline: Timeline
+    empty: list[str]
+    elsewhere: list[tuple[str, str]]
+    chosen: list[str]
+    groups: list[tuple[str, str]]
+    group_by: str
     title: str
     from_: str
     until: str
@@ -134,6 +224,101 @@ class FlamegraphPage:
     comm: str
     kept: Query
     chips: list[Chip]
+    hosts: list[str]
+    events: list[str]
+    presets: list[Choice]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a function weighs before and after, in per cent of either side or in counts, and by how much it grew;
+    `significant` says that this is beyond chance."""
+
+    before: float
+    after: float
+    change: float
+    significant: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeRow:
+    """A function that changed: by what it ran itself (`own`), and by what it ran with all that it called."""
+
+    name: str
+    kind: str
+    binary: str
+    own: Measured
+    total: Measured
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedSide:
+    """One side of a comparison: its range in seconds, its windows and their accounting, and the page of its own."""
+
+    name: str
+    start: float
+    end: float
+    hosts: tuple[str, ...]
+    windows: int
+    rates: str
+    cpu_seconds: float | None
+    accounting: Accounting
+    href: str
+
+
+@dataclass(frozen=True, slots=True)
+class DiffLegend:
+    """The colours of what grew, shrank and did neither, where their shades end (shares of the larger side), and beyond
+    how many standard errors, from how many samples on, something is coloured."""
+
+    grew: tuple[str, ...]
+    shrank: tuple[str, ...]
+    unchanged: str
+    steps: tuple[float, ...]
+    significant: float
+    fewest: int
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Two sides that both hold something: the picture's address, and the functions that changed most, in the order of
+    `sorts`; `changed` is how many did."""
+
+    event: str
+    svg: str
+    sides: tuple[ComparedSide, ComparedSide]
+    rows: list[ChangeRow]
+    changed: int
+    sorts: list[Choice]
+    legend: DiffLegend
+    exports: ExportMenu
+
+
+@dataclass(frozen=True, slots=True)
+class DiffPage:
+    """templates/diff.html: GET /diff.
+
+    `compared` is None where a side holds nothing, and `empty` then says which and why. The form's fields are as typed,
+    `chosen` its hosts where they are several; `chips` and `base_chips` are selectors in force, `kept` what the form
+    does not hold and has to keep.
+    """
+
+    compared: Compared | None
+    empty: str
+    title: str
+    from_: str
+    until: str
+    host: str
+    chosen: list[str]
+    event: str
+    comm: str
+    base_from: str
+    base_until: str
+    absolute: bool
+    width: str
+    kept: Query
+    chips: list[Chip]
+    base_chips: list[Chip]
     hosts: list[str]
     events: list[str]
     presets: list[Choice]
@@ -289,7 +474,7 @@ class CapturePage:
     title: str
     profile: Profile | None
     svg: str
-    twins: list[tuple[str, str]]
+    exports: ExportMenu
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
@@ -13,10 +15,13 @@ from profiler.model import Accounting
 from web import unwinding, urls
 from web.assets import render
 from web.charts import chart
-from web.contexts import Choice, HostPage, HostRow, HostsPage, Share, Trend
+from web.contexts import Chip, Choice, HostPage, HostRow, HostsPage, Share, Sort, Trend
 from web.selected import accounting_dict
+from web.store.heatmap import STEPS
+from web.store.hosts import Agents
 from web.store.queries import Empty, MixedRates, Overview, Queries, rates_title
-from web.store.selection import Selection, parse, parse_time, rfc3339
+from web.store.selection import Selection, parse, rfc3339
+from web.store.store import BadQuery
 
 LIVE_S: Final = 45  # a host whose last window ended longer ago is shown as silent
 OTHER_CLOCK_S: Final = 30  # a window arrives some seconds after it has ended
@@ -28,8 +33,23 @@ RANGES: Final = (
     ("now-1d", "24 h"),
     ("now-7d", "7 days"),
 )
+_SORT: Final = "-busy"
+_SORTS: Final[dict[str, tuple[str, Callable[[HostRow], Any]]]] = {
+    "host": ("Host", lambda row: row.host),
+    "seen": ("Last seen", lambda row: -row.last_seen),
+    "busy": ("CPUs busy", lambda row: row.busy),
+    "samples": ("Samples", lambda row: row.samples),
+    "lost": ("Lost", lambda row: row.lost / max(row.ticks, 1)),
+    "unknown": ("Unknown", lambda row: row.unknown or 0.0),
+    "agent": ("Agent CPU", lambda row: row.agent_cpu),
+    "memory": ("Agent memory", lambda row: row.rss_bytes + row.locked_bytes),
+}
+_ASCENDING: Final = ("host", "seen")
 _HOSTS_SINCE: Final = "now-15m"
+_DEFAULT: Final[urls.Query] = (("from", _HOSTS_SINCE),)
 _HOST_SINCE: Final = "now-1h"
+_RELATIVE: Final = re.compile(r"now-([0-9]{1,6})([smhdw])")
+_UNITS: Final = {"s": "s", "m": "min", "h": "h", "d": "days", "w": "weeks"}
 _SPARK: Final = (120, 24)
 _CHART: Final = (720, 120)
 
@@ -48,44 +68,86 @@ def hosts_json(request: Request) -> Response:
 
 def _hosts(request: Request) -> HostsPage:
     queries: Queries = request.app.state.queries
-    since = request.query_params.get("from") or _HOSTS_SINCE
+    query = tuple((key, value) for key, value in request.query_params.multi_items() if value)
+    typed = dict(reversed(query))
+    since, until, sort = typed.get("from", _HOSTS_SINCE), typed.get("until", ""), typed.get("sort", _SORT)
     now = time.time()
-    query: urls.Query = (("from", since),)
+    range_ = parse(query, default_since=_HOSTS_SINCE, now=now)
+    if range_.filters_samples:
+        raise BadQuery(
+            "hosts are chosen by host, event, hz and the labels of their agents; choose samples in a picture"
+        )
+    column = sort.removeprefix("-")
+    if column not in _SORTS:
+        raise BadQuery(f"no column {column[:40]!r} to sort by; there are {', '.join(_SORTS)}")
+    found = queries.hosts(range_.since, now, range_.until, range_.matchers)
+    key = _SORTS[column][1]
+    rows = _rows(queries, found, range_, urls.only(query, "from", "until"), now)
+    rows.sort(key=lambda row: (row.host, row.event))
+    rows.sort(key=key, reverse=sort.startswith("-"))
+    rows.sort(key=lambda row: not row.windows)  # of what has no figures there is nothing to compare
     return HostsPage(
-        hosts=_rows(queries, queries.hosts(parse_time(since, "from", now), now), query, now),
-        ranges=[Choice(text, urls.home((("from", value),)), value == since) for value, text in RANGES],
-        since=_named(since, ""),
+        hosts=rows,
+        ranges=[
+            Choice(text, urls.home(urls.replaced(query, from_=value, until=None)), value == since and not until)
+            for value, text in RANGES
+        ],
+        sorts={name: _sort(name, label, query, sort) for name, (label, _) in _SORTS.items()},
+        chips=[Chip(value, urls.home(urls.minus(query, value))) for key, value in query if key == "q"],
+        kept=urls.only(query, "from", "until", "sort", "q", "event"),
+        chosen_with=urls.only(query, "from", "until") or _DEFAULT,
+        since=_named(since, until),
+        live=not until,
         address=str(request.base_url).rstrip("/"),
         twin="/hosts.json" + (f"?{request.url.query}" if request.url.query else ""),
     )
 
 
-def _rows(queries: Queries, found: list[dict[str, Any]], query: urls.Query, now: float) -> list[HostRow]:
-    """Rows of Queries.hosts as the pages show them. `query` is the range they are of."""
-    busy: dict[tuple[str, str], dict[int, float]] = {}
-    minutes = Selection(int(now) // 60 * 60 - 3600, int(now) + 1)
-    for event in sorted({row["event"] for row in found}):
-        for point in queries.series(minutes.also("event", event), by="host"):
-            busy.setdefault((point["host"], event), {})[point["at"]] = point["busy"]
+def _sort(name: str, label: str, query: urls.Query, sort: str) -> Sort:
+    """The heading of a column: pressed once it sorts by it as most want to see it, once more the other way round."""
+    first = name if name in _ASCENDING else f"-{name}"
+    other = f"-{name}" if name in _ASCENDING else name
+    order = {name: "ascending", f"-{name}": "descending"}.get(sort, "")
+    return Sort(label, urls.home(urls.replaced(query, sort=other if sort == first else first)), order)
+
+
+def _rows(
+    queries: Queries, found: list[dict[str, Any]], range_: Selection, query: urls.Query, now: float
+) -> list[HostRow]:
+    """Rows of Queries.hosts as the pages show them, whose figures are of `range_`, which `query` asks for."""
+    step = next((step for step in STEPS if (range_.until - range_.since) / step <= _SPARK[0]), STEPS[-1])
+    loads = queries.loads(range_, step)
+    twins = queries.at_once(range_.since, range_.until)
     rows = []
     for row in found:
         known = {field.name: row[field.name] for field in dataclasses.fields(HostRow) if field.name in row}
-        own: urls.Query = (*query, ("host", row["host"]), ("event", row["event"]))
+        own = query
         if not row["windows"]:
             last = row["last_seen"]
             own = urls.replaced(own, from_=rfc3339(last - 900), until=rfc3339(last + 1))
-        points = busy.get((row["host"], row["event"]), {})
+        points = loads.get((row["host"], row["event"]), {})
         rows.append(
             HostRow(
                 **known,
                 live=row["last_seen_s"] < LIVE_S,
                 clock=_clock(row["late_s"]),
-                sparkline=chart(points, minutes, _SPARK, max([*points.values(), row["cpus"] or 0.0])),
-                flamegraph=urls.flamegraph(own),
-                page=urls.host(row["host"]),
+                twins=_twins(twins.get((row["host"], row["event"]))),
+                peak=max(points.values(), default=0.0),
+                sparkline=chart(points, range_, _SPARK, max([*points.values(), row["cpus"] or 0.0]), step),
+                flamegraph=urls.flamegraph((*(own or _DEFAULT), ("host", row["host"]), ("event", row["event"]))),
+                page=urls.host(row["host"], "", own),
             )
         )
     return rows
+
+
+def _twins(agents: Agents | None) -> str:
+    if agents is None:
+        return ""
+    return (
+        f"{agents.number} agents push under this name at the same time: its figures are their sums; give each a name of"
+        " its own with --host"
+    )
 
 
 @router.get("/hosts/{name:path}")
@@ -110,7 +172,7 @@ def host_page(request: Request, name: str) -> Response:
 def _host(queries: Queries, found: list[dict[str, Any]], selection: Selection, query: urls.Query) -> HostPage:
     """The page of one host, of which `found` are the rows of Queries.hosts and `selection` the windows."""
     name = found[0]["host"]
-    rows = _rows(queries, found, query, time.time())
+    rows = _rows(queries, found, selection, query, time.time())
     overview: Overview | None = None
     processes: list[Share] = []
     problem = ""
@@ -195,4 +257,7 @@ def _named(since: str, until: str) -> str:
     names = dict(RANGES)
     if until:
         return f"time from {since[:40]} until {until[:40]}"
-    return f"last {names[since]}" if since in names else f"time since {since[:40]}"
+    if since in names:
+        return f"last {names[since]}"
+    relative = _RELATIVE.fullmatch(since)
+    return f"last {relative[1]} {_UNITS[relative[2]]}" if relative else f"time since {since[:40]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 from urllib.parse import parse_qs
 
@@ -13,12 +14,13 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Resp
 from web import auth, urls
 from web.assets import STATIC, render
 from web.contexts import Chip, Choice, DocsPage, FlamegraphPage, LoginPage, Picture, Share
-from web.exports import export
+from web.exports import export, menu
 from web.hosts import RANGES
 from web.store.queries import Empty, MixedRates, Queries, rates_title
-from web.store.selection import Selection, parse, rfc3339
+from web.store.selection import Selection, parse, parse_group_by, rfc3339
+from web.timeline import PAGES_OWN, base_of, elsewhere, gaps, timeline
 
-_FLAMEGRAPH_SINCE: Final = "now-15m"
+FLAMEGRAPH_SINCE: Final = "now-15m"
 
 router = APIRouter(include_in_schema=False)
 
@@ -33,41 +35,60 @@ def flamegraph_twin(request: Request, extension: str) -> Response:
     if extension not in urls.TWINS:
         known = ", ".join("." + twin for twin in urls.TWINS)
         return JSONResponse({"error": f"no format .{extension[:40]}; there are {known}"}, 404)
-    selection = parse(request.query_params.multi_items(), default_since=_FLAMEGRAPH_SINCE)
-    return export(request, selection, extension)
+    query = request.query_params.multi_items()
+    selection = parse(query, default_since=FLAMEGRAPH_SINCE)
+    group_by = parse_group_by(dict(reversed(query)).get("groupBy", ""))
+    return export(request, selection, extension, group_by if extension == "svg" else ())
 
 
 def _flamegraph(request: Request) -> FlamegraphPage:
     queries: Queries = request.app.state.queries
     now = time.time()
     query = tuple((key, value) for key, value in request.query_params.multi_items() if value)
-    selection = parse(query, default_since=_FLAMEGRAPH_SINCE, now=now)
+    selection = parse(query, default_since=FLAMEGRAPH_SINCE, now=now)
     typed = {key: value for key, value in reversed(query)}
     known = queries.hosts(selection.since, now)
-    picture, empty = None, ""
+    group_by = ",".join(parse_group_by(typed.get("groupBy", "")))
+    picture, empty, near = None, [], list[tuple[str, str]]()
     try:
-        picture = _picture(queries, selection, query)
-    except (Empty, MixedRates) as error:
-        empty = str(error)
-    host, event = typed.get("host", ""), typed.get("event", "")
-    since = typed.get("from", _FLAMEGRAPH_SINCE)
+        picture = _picture(request, selection, query, now)
+    except MixedRates as error:
+        empty = [str(error)]
+    except Empty as error:
+        said, near = elsewhere(queries, selection, query, request.app.state.writer.retention.rollups, now)
+        empty = [str(error), *said]
+    hosts = [value for key, value in query if key == "host"]
+    host, event = hosts[0] if len(hosts) == 1 else "", typed.get("event", "")
+    since = typed.get("from", FLAMEGRAPH_SINCE)
+    title = [f"{len(hosts)} hosts" if len(hosts) > 1 else host, typed.get("comm", "")]
     return FlamegraphPage(
         picture=picture,
+        timeline=timeline(
+            query, selection, base_of(query, selection, now), picture.event if picture is not None else "", now
+        ),
         empty=empty,
-        title=" · ".join(part for part in (host, typed.get("comm", "")) if part) or "all hosts",
+        elsewhere=near,
+        title=" · ".join(filter(None, title)) or "all hosts",
         from_=since,
         until=typed.get("until", "now"),
         host=host,
+        chosen=hosts if len(hosts) > 1 else [],
         event=event,
         comm=typed.get("comm", ""),
-        kept=tuple((key, value) for key, value in query if key == "q"),
-        chips=[Chip(value, urls.flamegraph(urls.minus(query, value))) for key, value in query if key == "q"],
-        hosts=_choices([row["host"] for row in known], host),
-        events=_choices([row["event"] for row in known if host in ("", row["host"])], event),
+        groups=_groups(queries, group_by),
+        group_by=group_by,
+        kept=urls.only(query, "q", "rows", "values", "viewFrom", "viewUntil"),
+        chips=[
+            Chip(value if key == "q" else f"host={value}", urls.flamegraph(urls.minus(query, value, key)))
+            for key, value in query
+            if key == "q" or (key == "host" and len(hosts) > 1)
+        ],
+        hosts=choices([row["host"] for row in known], host),
+        events=choices([row["event"] for row in known if not hosts or row["host"] in hosts], event),
         presets=[
             Choice(
                 text,
-                urls.flamegraph(urls.replaced(query, from_=value, until=None)),
+                urls.flamegraph(urls.replaced(query, from_=value, until=None, viewFrom=None, viewUntil=None)),
                 value == since and "until" not in typed,
             )
             for value, text in RANGES
@@ -75,15 +96,29 @@ def _flamegraph(request: Request) -> FlamegraphPage:
     )
 
 
-def _picture(queries: Queries, selection: Selection, query: urls.Query) -> Picture:
+def _groups(queries: Queries, chosen: str) -> list[tuple[str, str]]:
+    """What a picture can be grouped by: labels, with the words for them."""
+    names = [label for label in queries.label_names() if label not in ("event", "hz", "comm")]
+    words = {"pid": "process id"}
+    groups = [("", "nothing"), *((name, words.get(name, name)) for name in names)]
+    return [*groups, *([(chosen, chosen)] if chosen not in dict(groups) else [])]
+
+
+def _picture(request: Request, selection: Selection, query: urls.Query, now: float) -> Picture:
+    queries: Queries = request.app.state.queries
     selection = queries.resolve(selection)
     overview = queries.accounted(selection)
     accounting = overview.accounting
-    fixed = urls.replaced(query, from_=rfc3339(selection.since), until=rfc3339(selection.until))
+    bare = urls.replaced(
+        tuple(pair for pair in query if pair[0] not in PAGES_OWN),
+        from_=rfc3339(selection.since),
+        until=rfc3339(selection.until),
+    )
     chosen = selection.value("comm")
     shares = queries.labels(selection, "comm", 12)
+    cut, whole = sum(accounting.unwinding.cut.values()), accounting.unwinding.whole
     return Picture(
-        svg=urls.flamegraph(fixed, "svg"),
+        svg=urls.flamegraph(bare, "svg"),
         event=overview.event,
         hosts=overview.hosts,
         rates=rates_title(overview.rates),
@@ -91,6 +126,8 @@ def _picture(queries: Queries, selection: Selection, query: urls.Query) -> Pictu
         start=overview.start_ns / 1e9,
         end=overview.end_ns / 1e9,
         accounting=accounting,
+        gaps=gaps(queries, selection, query, now),
+        truncated=cut if cut or whole else None,
         cpu_seconds=accounting.sampled / overview.hz,
         comms=[
             Share(
@@ -103,8 +140,10 @@ def _picture(queries: Queries, selection: Selection, query: urls.Query) -> Pictu
             for value in shares
             if value["name"]
         ],
-        twins=[(f".{twin}", urls.flamegraph(fixed, twin)) for twin in urls.TWINS],
-        permalink=urls.flamegraph(fixed),
+        exports=menu(request, urls.flamegraph(bare), partial(urls.flamegraph, bare)),
+        compare=urls.diff((*bare, ("baseFrom", "from-1h"), ("baseUntil", "from"))),
+        top=urls.api("top", bare),
+        lines=urls.api("lines", bare),
     )
 
 
@@ -167,5 +206,5 @@ async def docs_page(request: Request) -> Response:
     return HTMLResponse(render("docs.html", DocsPage(operations)))
 
 
-def _choices(values: Sequence[str], chosen: str) -> list[str]:
+def choices(values: Sequence[str], chosen: str) -> list[str]:
     return sorted({*values, chosen} - {""})

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from profiler.model import StackTable, common_rate
+from web.comparison import difference, parse_comparison
 from web.flamegraph.calltree import tree_to_json
-from web.flamegraph.diff import build_diff, diff_to_json, prune_diff
 from web.selected import (
     GroupBy,
     Selected,
@@ -23,8 +20,9 @@ from web.selected import (
     overview_dict,
     scaled,
 )
-from web.store.queries import MixedRates, Overview, Queries
-from web.store.selection import Selection, as_mapping, parse, parse_group_by
+from web.store.lines import FunctionName
+from web.store.queries import Queries
+from web.store.selection import Selection, as_mapping, parse_group_by
 from web.store.store import BadQuery
 from web.store.top import FunctionFilter, parse_function
 
@@ -77,7 +75,11 @@ def diff(
     request: Request,
     selection: Selected,
     base_from: Annotated[
-        Text, Query(alias="baseFrom", description="Start of what is compared with; by default as long before `from`")
+        Text,
+        Query(
+            alias="baseFrom",
+            description="Start of what is compared with, a time or from-1h, until-1d; by default just as long",
+        ),
     ] = None,
     base_until: Annotated[Text, Query(alias="baseUntil", description="Its end; `from` by default")] = None,
     base_q: Annotated[
@@ -89,45 +91,15 @@ def diff(
 ) -> Response:
     """Two selections in one call tree: `before` is the base, `after` what the other parameters choose.
 
-    Each node has its own counts of both, and `z`: by how many standard errors it grew.
+    Each node has its own counts of both, and `z`: by how many standard errors it grew. `functions` are those that
+    changed most, by `self` and by `total`, with a `z` of either.
     """
+    # What the parameters are is declared above, for /openapi.json; what they mean, parse_comparison() says.
     queries: Queries = request.app.state.queries
-    base = _base(selection, base_from, base_until, base_q)
-
-    def answer() -> Response:
-        after = queries.resolve(selection)
-        before = queries.resolve(base if base.value("event") else base.also("event", after.value("event") or ""))
-        tables = [queries.stack_table(before), queries.stack_table(after)]
-        old, new = _at_common_rate(*tables)
-        merged = prune_diff(build_diff(old, new), max_nodes)
-        sides = {
-            name: {**as_mapping(side), **overview_dict(overview)}
-            for name, side, (_, overview) in zip(("before", "after"), (before, after), tables, strict=True)
-        }
-        return as_json({**sides, "absolute": absolute, "tree": diff_to_json(merged, absolute=absolute)})
-
-    return conditional(request, [base, selection], answer)
-
-
-def _base(selection: Selection, since: Text, until: Text, q: list[str] | None) -> Selection:
-    """What `selection` is compared with."""
-    start, span = selection.since, selection.until - selection.since
-    end = until or str(start)
-    query = [("from", since or str(max(start - span, 0))), ("until", end), *(("q", text) for text in q or ())]
-    base = parse(query, now=time.time())
-    return base if q else replace(base, matchers=selection.matchers)
-
-
-def _at_common_rate(
-    before: tuple[StackTable, Overview], after: tuple[StackTable, Overview]
-) -> tuple[StackTable, StackTable]:
-    """Two tables with counts that stand for the same time. Raises MixedRates."""
-    rates = sorted({before[1].hz, after[1].hz})
-    hz = common_rate(rates)
-    if hz is None:
-        raise MixedRates(rates)
-    old, new = (replace(table, counts=table.counts * (hz // overview.hz)) for table, overview in (before, after))
-    return old, new
+    comparison = parse_comparison(request.query_params.multi_items())
+    return conditional(
+        request, [comparison.before, comparison.after], lambda: as_json(difference(queries, comparison, max_nodes))
+    )
 
 
 @router.get("/top", response_class=Response)
@@ -157,6 +129,43 @@ def top(
                 "values": values,
                 "functions": found.functions,
                 "top": rows,
+            }
+        )
+
+    return conditional(request, [selection], answer)
+
+
+@router.get("/lines", response_class=Response)
+def lines(
+    request: Request,
+    selection: Selected,
+    function: Annotated[str, Query(description="The function's whole name", max_length=100_000)],
+    kind: Annotated[Text, Query(description="Its kind; any by default", max_length=40)] = None,
+    binary: Annotated[Text, Query(description="The path of its binary; any by default", max_length=4096)] = None,
+    limit: Limit = 1000,
+    values: ValuesAs = "samples",
+) -> Response:
+    """One function by line of its source: `self` where a line of it is the leaf, `total` where it is anywhere.
+
+    A sample counts once for a line; where the function is on the stack more than once, it may count for several. A
+    line 0 stands for what has none. `lines` is how many there are.
+    """
+    queries: Queries = request.app.state.queries
+
+    def answer() -> Response:
+        resolved = queries.resolve(selection)
+        found, overview = queries.lines(resolved, FunctionName(function, kind, binary))
+        by = factor(values, overview)
+        (whole,) = scaled([{"self": found.own, "total": found.total}], by, ("self", "total"))
+        return as_json(
+            {
+                **as_mapping(resolved),
+                **overview_dict(overview),
+                "values": values,
+                "function": function,
+                **whole,
+                "lines": len(found.rows),
+                "by_line": scaled(found.rows[:limit], by, ("self", "total")),
             }
         )
 

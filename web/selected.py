@@ -31,7 +31,7 @@ def _selection(
         Text, Query(alias="from", description="Start: RFC 3339, s or ms since 1970, or now-1h (the default)")
     ] = None,
     until: Annotated[Text, Query(description="End, exclusive; now by default")] = None,
-    host: Annotated[Text, Query(description="Short for q=host=…")] = None,
+    host: Annotated[list[str] | None, Query(description="Short for q=host=…; may be repeated: any of them")] = None,
     event: Annotated[Text, Query(description="Short for q=event=…; by default the one with most samples")] = None,
     comm: Annotated[Text, Query(description="Short for q=comm=…: the name of the process or thread")] = None,
     q: Annotated[

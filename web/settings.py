@@ -32,6 +32,7 @@ _TELLS: Final = {
     "functions": "functions by id",
     "names": "better names that came later",
     "label_sets": "labels",
+    "annotations": "what happened when, such as deploys",
     "pushes": "what was acknowledged",
 }
 

@@ -7,6 +7,7 @@ from typing import Final
 from urllib.parse import quote, urlencode
 
 TWINS: Final = ("svg", "json", "folded", "pb.gz", "speedscope.json", "firefox.json")
+DIFF_TWINS: Final = ("svg", "json", "folded", "txt")
 
 Query = tuple[tuple[str, str], ...]
 
@@ -23,6 +24,18 @@ def flamegraph(query: Query = (), extension: str = "") -> str:
     return _with(f"/flamegraph{'.' + extension if extension else ''}", query)
 
 
+def diff(query: Query = (), extension: str = "") -> str:
+    return _with(f"/diff{'.' + extension if extension else ''}", query)
+
+
+def api(question: str, query: Query = ()) -> str:
+    return _with(f"/api/v1/{question}", query)
+
+
+def below(query: Query) -> str:
+    return _with("/flamegraph/below.json", query)
+
+
 def captures(query: Query = ()) -> str:
     return _with("/captures", query)
 
@@ -33,6 +46,18 @@ def capture(id: str, extension: str = "") -> str:
 
 def capture_api(id: str) -> str:
     return f"/api/v1/captures/{quote(id, safe='')}"
+
+
+def annotation_api(id: str) -> str:
+    return f"/api/v1/annotations/{quote(id, safe='')}"
+
+
+def annotations_api(query: Query = ()) -> str:
+    return _with("/api/v1/annotations", query)
+
+
+def heatmap(query: Query = ()) -> str:
+    return _with("/api/v1/heatmap", query)
 
 
 def settings() -> str:
@@ -57,13 +82,17 @@ def replaced(query: Query, **values: str | None) -> Query:
     return tuple(kept + [(name, value) for name, value in new.items() if value])
 
 
+def only(query: Query, *names: str) -> Query:
+    return tuple(pair for pair in query if pair[0] in names)
+
+
 def plus(query: Query, selector: str) -> Query:
     """`query` with one more selector, such as process=nginx."""
     return (*query, ("q", selector))
 
 
-def minus(query: Query, selector: str) -> Query:
-    return tuple((name, value) for name, value in query if (name, value) != ("q", selector))
+def minus(query: Query, selector: str, name: str = "q") -> Query:
+    return tuple(pair for pair in query if pair != (name, selector))
 
 
 def _with(path: str, query: Iterable[tuple[str, str]]) -> str:

@@ -7,7 +7,7 @@ ENGINE = ReplicatedMergeTree ORDER BY version SETTINGS fsync_after_insert = 1, f
 
 CREATE TABLE IF NOT EXISTS versions ON CLUSTER 'pilotlight' AS versions_local ENGINE = Distributed('pilotlight', 'pilotlight', 'versions_local', 0);
 
-INSERT INTO versions (version) VALUES (1);
+INSERT INTO versions (version) VALUES (2);
 
 CREATE TABLE IF NOT EXISTS samples_local ON CLUSTER 'pilotlight'
 (
@@ -336,4 +336,23 @@ SETTINGS index_granularity = 1, old_parts_lifetime = 60,
     materialize_ttl_recalculate_only = 1;
 
 CREATE TABLE IF NOT EXISTS capture_profiles ON CLUSTER 'pilotlight' AS capture_profiles_local ENGINE = Distributed('pilotlight', 'pilotlight', 'capture_profiles_local', cityHash64(id));
+
+CREATE TABLE IF NOT EXISTS annotations_local ON CLUSTER 'pilotlight'
+(
+    id      String,
+    version UInt64,
+    t       DateTime('UTC'),
+    until   DateTime('UTC'),
+    text    String,
+    labels  Map(LowCardinality(String), String),
+    gone    Bool
+)
+ENGINE = ReplicatedReplacingMergeTree(version)
+ORDER BY id
+TTL t + INTERVAL 90 DAY
+SETTINGS index_granularity = 256, old_parts_lifetime = 60,
+    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1,
+    materialize_ttl_recalculate_only = 1;
+
+CREATE TABLE IF NOT EXISTS annotations ON CLUSTER 'pilotlight' AS annotations_local ENGINE = Distributed('pilotlight', 'pilotlight', 'annotations_local', cityHash64(id));
 

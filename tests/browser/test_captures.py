@@ -52,9 +52,14 @@ def test_a_capture_is_asked_for_watched_and_looked_at(page: Page, server: str, a
     expect(picture.locator("text", has_text="checkout").first).to_be_visible()
     expect(page.locator(".accounting")).to_contain_text("shown")
     assert page.url == address and page.get_by_role("button", name="Cancel").count() == 0
+    page.get_by_text("Export and share").click()
     with page.expect_download() as download:
-        page.get_by_role("link", name=".folded").click()
+        page.get_by_role("link", name="Folded stacks").click()
     assert "main;sum " in download.value.path().read_text()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="SVG").click()
+    page.goto(download.value.path().rename(download.value.path().with_suffix(".svg")).as_uri())
+    expect(page.locator("#fg-frames rect[aria-label^='sum (']").first).to_be_visible()
 
 
 def test_the_list_follows_and_a_capture_is_cancelled(page: Page, server: str, agent: PlayedAgent) -> None:

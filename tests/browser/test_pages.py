@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
-import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 from playwright.sync_api import Frame as FrameOfPage
 
-from profiler.formats.otlp import PushIdentity, write_otlp
 from profiler.model import Accounting, Cost, Passage, Profile, Sample, Unwinding, Window
 from symbolizer.types import Binary, Frame, Kind, Location
 
-CHECKOUT = Path(__file__).parent.parent.parent
-PROGRAM = """
-import sys
-from web.app import ServerOptions, serve
-options = ServerOptions(sys.argv[1], port=0, commit_seconds=0)
-sys.exit(serve(options, ready=lambda url: print(url, flush=True)))
-"""
+from .served import push, serving
+
 HOSTILE = "<img src=x onerror=alert(1)>"
 SLOWED = "db-1"  # its agent lowers its rate, and says how it walked its stacks
 
@@ -66,31 +56,15 @@ def slowed(start: int, number: int) -> Profile:
     return replace(made, hz=hz, accounting=account, labels={"env": "prod", "rack": HOSTILE})
 
 
-def push(url: str, made: Profile, sequence: int) -> None:
-    answer = httpx.post(
-        url + "v1development/profiles",
-        content=write_otlp(made, PushIdentity(f"agent {made.host}", 1, sequence)),
-        headers={"content-type": "application/x-protobuf"},
-        timeout=30,
-    )
-    assert answer.status_code == 200
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    store = f"chdb://{tmp_path_factory.mktemp('pages')}/store"
-    process = subprocess.Popen([sys.executable, "-c", PROGRAM, store], stdout=subprocess.PIPE, text=True, cwd=CHECKOUT)
-    assert process.stdout is not None
-    url = process.stdout.readline().strip()
-    assert url
     now = int(time.time()) // 10 * 10
-    for sequence in range(12):
-        for host in ("web-1", HOSTILE):
-            push(url, profile(now - 10 * (12 - sequence), host), sequence)
-        push(url, slowed(now - 10 * (12 - sequence), sequence), sequence)
-    yield url
-    process.terminate()
-    assert process.wait(60) == 0
+    with serving(tmp_path_factory.mktemp("pages")) as server:
+        for sequence in range(12):
+            for host in ("web-1", HOSTILE):
+                push(server.url, profile(now - 10 * (12 - sequence), host), sequence)
+            push(server.url, slowed(now - 10 * (12 - sequence), sequence), sequence)
+        yield server.url
 
 
 def picture_of(page: Page) -> FrameOfPage:
@@ -191,11 +165,15 @@ def test_history_is_kept_as_long_as_the_page_is_told(server: str, page: Page) ->
     expect(page.get_by_role("row").filter(has_text="stacks by hour")).to_be_visible()
 
 
-@pytest.mark.parametrize("path", ["", f"hosts/{SLOWED}", f"flamegraph?host={SLOWED}", "settings"])
+@pytest.mark.parametrize(
+    "path", ["", f"hosts/{SLOWED}", f"flamegraph?host={SLOWED}", "settings", "docs", "open", "diff"]
+)
 def test_a_page_fits_a_telephone(server: str, page: Page, path: str) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
     page.goto(server + path)
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    last = page.get_by_role("navigation", name="Main").get_by_role("link").last.bounding_box()
+    assert last and last["x"] + last["width"] <= 390  # all of the header is to be seen
 
 
 def test_a_picture_of_different_rates_says_so_and_weighs_them(server: str, page: Page) -> None:
@@ -214,6 +192,17 @@ def test_the_hosts_refresh_without_a_reload(server: str, page: Page) -> None:
     push(server, profile(int(time.time()) // 10 * 10, "late-comer"), 0)
     expect(page.get_by_role("row").filter(has_text="late-comer")).to_be_visible(timeout=20_000)
     assert page.evaluate("window.stayed") is True
+
+
+def test_ticked_hosts_stay_ticked_while_the_page_refreshes(server: str, page: Page) -> None:
+    page.goto(server)
+    page.get_by_role("checkbox", name="web-1").check()
+    expect(page.get_by_role("button", name="Flame graph of 1 host")).to_be_visible()
+    page.locator("main").evaluate("main => { main.querySelector('h1').textContent = 'old'; }")
+    expect(page.get_by_role("heading", name="Hosts")).to_be_visible(timeout=20_000)
+    expect(page.get_by_role("checkbox", name="web-1")).to_be_checked()
+    page.get_by_role("button", name="Flame graph of 1 host").click()
+    expect(page).to_have_url(f"{server}flamegraph?from=now-15m&host=web-1")
 
 
 def test_everything_can_be_read_without_scripts(server: str, browser: Browser) -> None:

@@ -25,7 +25,7 @@ class CallTree:
     everything left of it, so that it covers [start, start + total) of the root's [0, total).
     parent, level and frame are int32; the others int64. frames[i] has the line that most ticks were on,
     in all of the tree, and `other_lines[i]` is how many others it was on. frames[elided:] are no functions
-    but stand for what prune() folded away.
+    but stand for what prune() folded away, which is all that weighs less than `lighter`.
     """
 
     parent: NDArray[np.int32]
@@ -38,6 +38,7 @@ class CallTree:
     binaries: list[str]
     other_lines: list[int]
     elided: int
+    lighter: int = 0
 
     def __len__(self) -> int:
         return len(self.parent)
@@ -254,6 +255,7 @@ def _folded(
         binaries=binaries + [""] * len(names),
         other_lines=other_lines + [0] * len(names),
         elided=len(frames),
+        lighter=threshold,
     )
 
 
@@ -284,6 +286,7 @@ def _tree(
     binaries: list[str],
     other_lines: list[int],
     elided: int,
+    lighter: int = 0,
 ) -> CallTree:
     """The tree of nodes that are in level order already, with what follows from their totals."""
     own, start = weighed(parent, level, total)
@@ -298,6 +301,7 @@ def _tree(
         binaries=binaries,
         other_lines=other_lines,
         elided=elided,
+        lighter=lighter,
     )
 
 

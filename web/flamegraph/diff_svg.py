@@ -1,32 +1,47 @@
-"""Two profiles as one interactive SVG: as wide as after, coloured by what changed.
+"""Two profiles as one interactive SVG: as wide as after, before, or both, coloured by what changed.
 
 Red grew and blue shrank, the deeper the more, and only where that is significant (diff.significance). What was before
-and is no more has no width after; the viewer shows it when told to ("Vanished").
+and is no more has no width after; the viewer shows it when told to ("Vanished"), or from the start where the width is
+the union of both.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from web.flamegraph import layout
-from web.flamegraph.calltree import CallTree
-from web.flamegraph.diff import SIGNIFICANT, DiffTree, prune_diff, significance
-from web.flamegraph.svg import MOST_NODES, Caption, Look, document, visible
+from web.flamegraph.calltree import CallTree, weighed
+from web.flamegraph.diff import FEWEST, SIGNIFICANT, DiffTree, prune_diff, significance
+from web.flamegraph.names import visible
+from web.flamegraph.svg import MOST_NODES, Caption, Look, document
+
+WIDTHS: Final = ("after", "before", "union")
 
 
 def write_diff_svg(
-    tree: DiffTree, caption: Caption, *, absolute: bool = False, script_href: str | None = None
+    tree: DiffTree,
+    caption: Caption,
+    *,
+    absolute: bool = False,
+    width: str = "after",
+    script_href: str | None = None,
 ) -> bytes:
-    """The SVG in UTF-8, as svg.write_svg; shares are compared, or counts where `absolute`."""
+    """The SVG in UTF-8, as svg.write_svg; shares are compared, or counts where `absolute`.
+
+    Frames are as wide as `width` says, one of WIDTHS.
+    """
     tree = prune_diff(tree, MOST_NODES)
     change = changes(tree, absolute=absolute)
     data: dict[str, Any] = {
         "beforeOwn": tree.before_own.tolist(),
-        "change": change.tolist(),
         "absolute": absolute,
+        "width": width,
+        "significant": SIGNIFICANT,
+        "fewest": FEWEST,
+        "steps": layout.STEPS,
         "grew": layout.GREW,
         "shrank": layout.SHRANK,
         "unchanged": layout.UNCHANGED,
@@ -39,21 +54,47 @@ def write_diff_svg(
             (layout.SHRANK[2], "shrank"),
             (layout.UNCHANGED, "no significant change"),
         ],
-        {"diff": data},
+        {"own": tree.after_own.tolist(), "diff": data},
     )
-    after = CallTree(
+    return document(_widths(tree, width, absolute=absolute), caption, look, script_href=script_href)
+
+
+def _widths(tree: DiffTree, width: str, *, absolute: bool) -> CallTree:
+    """The tree with the totals that its frames are as wide as."""
+    if width == "before":
+        total, own, start = tree.before, tree.before_own, tree.before_start
+    elif width == "union":
+        total = _union(tree, absolute=absolute)
+        own, start = weighed(tree.parent, tree.level, total)
+    else:
+        total, own, start = tree.after, tree.after_own, tree.after_start
+    return CallTree(
         tree.parent,
         tree.level,
         tree.frame,
-        tree.after,
-        tree.after_own,
-        tree.after_start,
+        total,
+        own,
+        start,
         tree.frames,
         tree.binaries,
         tree.other_lines,
         tree.elided,
     )
-    return document(after, caption, look, script_href=script_href)
+
+
+def _union(tree: DiffTree, *, absolute: bool) -> NDArray[np.int64]:
+    """Totals of what there is after and, beside it, of what vanished, whose shares of before stay shares.
+
+    In parts of a count: how many, is the same for all.
+    """
+    before, after = int(tree.before[0]), int(tree.after[0])
+    weight = after / before if not absolute and before and after else 1.0
+    parts = max(1, (1 << 52) // (after + round(weight * before) + 1))
+    total = np.where(tree.after == 0, np.round(tree.before_own * (weight * parts)), 0).astype(np.int64)
+    bounds = np.searchsorted(tree.level, np.arange(int(tree.level[-1]) + 2)).tolist()
+    for first, stop in zip(bounds[-2:0:-1], bounds[:1:-1], strict=True):  # deepest level first
+        np.add.at(total, tree.parent[first:stop], total[first:stop])
+    return total + parts * tree.after
 
 
 def changes(tree: DiffTree, *, absolute: bool = False) -> NDArray[np.int64]:

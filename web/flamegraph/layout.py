@@ -18,12 +18,13 @@ WIDTH = 1200  # of the static picture; the viewer fills what it is shown in
 SIDE = 14  # left and right of the frames
 TOP = 92  # title, subtitle, legend
 ROW = 16
-DETAILS = 52  # the panel that says what is hovered over
+DETAILS = 68  # the panel that says what is hovered over
 NOTE = 16  # one line of the accounting
 CHARACTER = 6.62  # advance of a monospace character at FONT
 FONT = 11
 NARROWEST = 0.5  # a frame narrower than this is not drawn
-MOST_FRAMES = 4000  # nor more of them than this: a browser gets slow at about 10,000 elements
+MOST_FRAMES = 1000  # in the markup, nor more of them than this
+MOST_ELEMENTS = 2400  # frames and their labels in the viewer: a browser gets slow at about 10,000 elements
 
 SANS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'DejaVu Sans', sans-serif"
 MONO = "ui-monospace, 'SF Mono', Menlo, Consolas, 'DejaVu Sans Mono', 'Liberation Mono', monospace"

@@ -18,12 +18,13 @@ from profiler.formats.folded import write_differential
 from profiler.formats.json import heading_object
 from profiler.formats.read import ASSUMED, profiles_of
 from profiler.formats.reading import ReadFile
-from profiler.model import Profile, StackTable, common_rate, merge, stack_table
+from profiler.model import Accounting, Profile, StackTable, common_rate, merge, stack_table
 from web.flamegraph.calltree import build_tree
 from web.flamegraph.diff import build_diff, diff_to_json, names_only
 from web.flamegraph.diff_report import diff_report
 from web.flamegraph.diff_svg import write_diff_svg
-from web.flamegraph.svg import Caption, visible, write_svg
+from web.flamegraph.names import visible
+from web.flamegraph.svg import Caption, write_svg
 
 PICTURES: Final = (".svg", ".html")
 EXTENSIONS: Final = (*PICTURES, *WRITERS)
@@ -121,6 +122,8 @@ def render_difference(
         _notes(old, new),
         unit=unit_of(new.event),
         background="cpu" if is_cpu(new.event) or not new.heading else "other",
+        accounts=old.accounts + new.accounts,
+        rate=" and ".join(dict.fromkeys(f"{side.hz} Hz" for side in (old, new) if side.accounts)),
     )
     svg = write_diff_svg(tree, described, absolute=absolute, script_href=script_href)
     return Rendered(svg if extension == ".svg" else _page(svg, described.title), problems)
@@ -177,6 +180,8 @@ def caption(profile: Profile, title: str) -> Caption:
         unit=unit_of(profile.event),
         background="cpu" if is_cpu(profile.event) else "memory" if unit_of(profile.event) == "bytes" else "other",
         seconds_per_sample=1 / profile.hz if counts_time else None,
+        accounts=(("", profile.accounting),),
+        rate=f"{profile.hz} Hz" if counts_time else "",
     )
 
 
@@ -190,6 +195,7 @@ class _Side:
     hz: int
     heading: dict[str, object] | None
     notes: tuple[str, ...]
+    accounts: tuple[tuple[str, Accounting], ...]
     problems: tuple[str, ...]
 
 
@@ -212,12 +218,21 @@ def _side(files: Sequence[ReadFile], name: str, event: str) -> _Side:
     profile, problems = merged(files, event)
     called = f"{name}: {profile.host}" if profile.host else name
     notes = tuple(f"{name}: {line}" for line in account_lines(profile.accounting)[:2])
-    return _Side(called, stack_table(profile), profile.event, profile.hz, heading_object(profile), notes, problems)
+    return _Side(
+        called,
+        stack_table(profile),
+        profile.event,
+        profile.hz,
+        heading_object(profile),
+        notes,
+        ((name, profile.accounting),),
+        problems,
+    )
 
 
 def _stacks_alone(table: StackTable, name: str) -> _Side:
     note = f"{name}: {int(table.counts.sum()):,} samples, of which nothing else is known"
-    return _Side(name, table, "", ASSUMED[1], None, (note,), ())
+    return _Side(name, table, "", ASSUMED[1], None, (note,), (), ())
 
 
 def _notes(old: _Side, new: _Side) -> tuple[str, ...]:

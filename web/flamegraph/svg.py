@@ -1,7 +1,7 @@
 """A call tree as one interactive SVG file.
 
 The file holds the whole tree as data and a static first picture as markup, so it also shows where
-scripts do not run; static/flamegraph.js replaces the picture with its own. Whatever comes from outside
+scripts do not run; the script of static/flamegraph replaces the picture with its own. Whatever comes from outside
 goes through `visible` and is then escaped, so the file is well-formed XML and inert whatever the names.
 Presentation is by attributes alone, and the data is text in <metadata>: neither needs leave of a
 Content-Security-Policy.
@@ -10,26 +10,20 @@ Content-Security-Policy.
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
-from zlib import crc32
 
-import numpy as np
-
-from symbolizer.naming.short_names import short_name
+from profiler.model import Accounting
 from symbolizer.types import Frame, Kind
 from web.flamegraph import layout
-from web.flamegraph.calltree import CallTree, prune, tree_to_json
+from web.flamegraph.calltree import CallTree, prune
+from web.flamegraph.names import kind_of, shade, shown_name, viewer_tree, visible
+from web.flamegraph.script import viewer_script
 
-MOST_NODES = 300_000  # in one file; a larger tree is pruned, see calltree.prune
-LONGEST_NAME = 1000  # characters
-_SHORTENED = frozenset({Kind.NATIVE, Kind.INLINED, Kind.KERNEL, Kind.MODULE})  # names of compilers, not of runtimes
-SCRIPT = Path(__file__).parent.parent / "static" / "flamegraph.js"
+MOST_NODES = 500_000  # in one file; a larger tree is pruned, see calltree.prune
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +32,10 @@ class Caption:
 
     `notes` are the lines below it (the accounting). `unit` is what is counted, in the plural.
     `background` is the kind of profile, one of layout.BACKGROUNDS; others look like "other".
-    `seconds_per_sample`, where known, has the time shown beside the counts.
+    `seconds_per_sample`, where known, has the time shown beside the counts. `accounts` are what the viewer sums up in
+    one line, each with its name where there are several; `rate` says in words how often was looked, `gaps` what part
+    of the range nothing came from. `source` is the address of a server that has what prune() folds away (see
+    below_endpoint.py), where there is one; `view` what the picture shows at first, as an address would say it.
     """
 
     title: str
@@ -47,6 +44,11 @@ class Caption:
     unit: str = "samples"
     background: str = "cpu"
     seconds_per_sample: float | None = None
+    accounts: tuple[tuple[str, Accounting], ...] = ()
+    rate: str = ""
+    gaps: str = ""
+    source: str = ""
+    view: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +76,13 @@ def write_svg(tree: CallTree, caption: Caption, *, script_href: str | None = Non
 
 def document(tree: CallTree, caption: Caption, look: Look, *, script_href: str | None = None) -> bytes:
     """The SVG of a tree of MOST_NODES at most, as write_svg has it."""
-    caption = Caption(
-        visible(caption.title),
-        visible(caption.subtitle),
-        tuple(visible(note) for note in caption.notes),
-        visible(caption.unit),
-        caption.background if caption.background in layout.BACKGROUNDS else "other",
-        caption.seconds_per_sample,
+    caption = replace(
+        caption,
+        title=visible(caption.title),
+        subtitle=visible(caption.subtitle),
+        notes=tuple(visible(note) for note in caption.notes),
+        unit=visible(caption.unit),
+        background=caption.background if caption.background in layout.BACKGROUNDS else "other",
     )
     markup = _markup(tree, caption, look)
     return "\n".join([*markup, _data(tree, caption, look.data), _script(script_href), "</svg>\n"]).encode()
@@ -93,46 +95,15 @@ def by_kind(tree: CallTree, caption: Caption) -> Look:
 
     def colour(node: int) -> str:
         number = int(tree.frame[node])
-        return palette(_kind(tree, number))[shade(tree.frames[number].function)]
+        return palette(kind_of(tree, number))[shade(tree.frames[number].function)]
 
-    kinds = {_kind(tree, i) for i in set(tree.frame[1:].tolist())}
+    kinds = {kind_of(tree, i) for i in set(tree.frame[1:].tolist())}
     return Look(
         colour,
         lambda node: weigh(int(tree.total[node]), whole, caption),
         [(layout.shades(kind)[5], layout.LABELS[kind]) for kind in layout.LABELS if kind in kinds],
         {},
     )
-
-
-def visible(text: str) -> str:
-    """`text` with every character that is not seen, or not allowed in XML, replaced by one that is.
-
-    Also cuts off what is over LONGEST_NAME.
-    """
-    if len(text) > LONGEST_NAME:
-        text = text[: LONGEST_NAME - 1] + "…"
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else _visible_character(c) for c in text)
-
-
-def _visible_character(c: str) -> str:
-    code = ord(c)
-    if code < 0x20:
-        return chr(0x2400 + code)
-    if code == 0x7F:
-        return "\u2421"
-    category = unicodedata.category(c)
-    if category == "Cs" or code & 0xFFFE == 0xFFFE:
-        return "\ufffd"
-    if category in ("Cc", "Cf", "Zl", "Zp"):  # Cf holds the bidirectional and the zero-width ones
-        return f"\u27e8U+{code:04X}\u27e9"
-    return c
-
-
-def shade(function: str) -> int:
-    """Which of its kind's shades a function has: the same in every picture, and from the whole name."""
-    return crc32(function.encode("utf-8", "surrogatepass")) % layout.SHADES
 
 
 def describe(frame: Frame, weight: str) -> str:
@@ -159,11 +130,6 @@ def _seconds(seconds: float) -> str:
     return f"{seconds / 3600:,.1f} h"
 
 
-def shown_name(frame: Frame) -> str:
-    """What stands in a frame's box: the name with arguments and parameters folded."""
-    return visible(short_name(frame.function) if frame.kind in _SHORTENED else frame.function)
-
-
 def _origin(tree: CallTree, node: int) -> str:
     """Where a node's frame comes from: its kind, binary, source and why it has no name, as far as known."""
     number = int(tree.frame[node])
@@ -181,10 +147,6 @@ def _origin(tree: CallTree, node: int) -> str:
     if frame.reason:
         parts.append(f"no name: {frame.reason.value}")
     return " · ".join(part for part in parts if part)
-
-
-def _kind(tree: CallTree, frame: int) -> str:
-    return layout.ELIDED if frame >= tree.elided else tree.frames[frame].kind.value
 
 
 def _markup(tree: CallTree, caption: Caption, look: Look) -> Iterator[str]:
@@ -249,50 +211,63 @@ def _frames(tree: CallTree, picture: layout.Picture, look: Look) -> Iterator[str
 
 def _data(tree: CallTree, caption: Caption, more: dict[str, Any]) -> str:
     """Everything the viewer needs to know, as JSON in <metadata>."""
-    data: dict[str, Any] = tree_to_json(tree)
-    frames = data["frames"]
-    kinds = [*data["kinds"], layout.ELIDED]
-    frames["shade"] = [shade(name) for name in frames["name"]]
-    frames["name"] = [visible(name) for name in frames["name"]]
-    # As in tree_to_json, the frames that are used, in their order; "" where the name is short already.
-    used = (tree.frames[i] for i in np.unique(tree.frame).tolist())
-    shown = [shown_name(frame) for frame in used]
-    frames["shown"] = ["" if s == name else s for s, name in zip(shown, frames["name"], strict=True)]
-    frames["kind"][data["elided"] :] = [len(data["kinds"])] * (len(frames["name"]) - data["elided"])
-    data |= {
-        "strings": [visible(string) for string in data["strings"]],
-        "kinds": [{"label": layout.LABELS[kind], "shades": layout.shades(kind)} for kind in kinds],
-        "caption": {
-            "title": caption.title,
-            "subtitle": caption.subtitle,
-            "unit": caption.unit,
-            "secondsPerSample": caption.seconds_per_sample,
-            "time": "CPU" if caption.background == "cpu" else "",
-            "notes": len(caption.notes),
-        },
-        "layout": {
-            "side": layout.SIDE,
-            "top": layout.TOP,
-            "row": layout.ROW,
-            "details": layout.DETAILS,
-            "note": layout.NOTE,
-            "character": layout.CHARACTER,
-            "narrowest": layout.NARROWEST,
-            "mostFrames": layout.MOST_FRAMES,
-            "sans": layout.SANS,
-            "mono": layout.MONO,
-        },
-    } | more
+    data: dict[str, Any] = (
+        viewer_tree(tree)
+        | {
+            "source": caption.source,
+            "view": caption.view,
+            "caption": {
+                "title": caption.title,
+                "subtitle": caption.subtitle,
+                "unit": caption.unit,
+                "secondsPerSample": caption.seconds_per_sample,
+                "time": "CPU" if caption.background == "cpu" else "",
+                "rate": visible(caption.rate),
+                "gaps": visible(caption.gaps),
+            },
+            "accounts": [_account(visible(name), accounting) for name, accounting in caption.accounts],
+            "layout": {
+                "side": layout.SIDE,
+                "top": layout.TOP,
+                "row": layout.ROW,
+                "details": layout.DETAILS,
+                "note": layout.NOTE,
+                "character": layout.CHARACTER,
+                "narrowest": layout.NARROWEST,
+                "mostElements": layout.MOST_ELEMENTS,
+                "sans": layout.SANS,
+                "mono": layout.MONO,
+            },
+        }
+        | more
+    )
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     # As JSON's own escapes these mean nothing to any parser of XML or HTML.
     text = text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
     return f'<metadata id="fg-data">{text}</metadata>'
 
 
+def _account(name: str, accounting: Accounting) -> dict[str, Any]:
+    """What the viewer says of an account in one line: counts of ticks, and of user stacks that were looked into."""
+    cut = sum(accounting.unwinding.cut.values())
+    return {
+        "name": name,
+        "ticks": accounting.ticks,
+        "idle": accounting.idle,
+        "filtered": accounting.filtered,
+        "shown": accounting.sampled,
+        "lost": accounting.lost_total,
+        "expected": accounting.expected,
+        "missed": accounting.missed,
+        "stacks": accounting.unwinding.whole + cut,
+        "cut": cut,
+    }
+
+
 def _script(href: str | None) -> str:
     if href is not None:
         return f"<script href={quoteattr(href)}></script>"
-    source = SCRIPT.read_text("utf-8")
+    source = viewer_script()
     if "]]>" in source:
-        raise ValueError(f"{SCRIPT} holds ]]>, which ends a CDATA section; write it some other way")
+        raise ValueError("the viewer's script holds ]]>, which ends a CDATA section; write it some other way")
     return f"<script>//<![CDATA[\n{source}\n//]]></script>"

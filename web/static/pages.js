@@ -12,18 +12,39 @@ function enhance(root) {
 
 enhance(document);
 
+// How many hosts are ticked, to be looked at together.
+const boxes = () => [...document.querySelectorAll("td input[type=checkbox][form=together]")];
+
+function count() {
+  const words = document.querySelector("[data-chosen]");
+  if (!words) return;
+  const number = new Set(boxes().filter((box) => box.checked).map((box) => box.value)).size;
+  words.textContent = number ? ` of ${number} ${number === 1 ? "host" : "hosts"}` : " of all hosts";
+}
+
+document.addEventListener("change", count);
+count();
+
 const main = document.querySelector("main[data-refresh]");
 if (main) {
   const again = async () => {
-    if (!document.hidden && !main.contains(document.getSelection().anchorNode?.parentElement?.closest("td") ?? null)) {
+    const isTyped = main.contains(document.activeElement) && document.activeElement.matches("input:not([type=checkbox])");
+    if (!document.hidden && !isTyped && !main.contains(document.getSelection().anchorNode?.parentElement?.closest("td") ?? null)) {
       try {
         const answer = await fetch(location.href, { headers: { accept: "text/html" } });
         if (answer.ok && !answer.redirected) {
           const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("main");
           if (fresh) {
             const path = main.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
+            const box = document.activeElement.matches("td input[type=checkbox]") ? document.activeElement.value : null;
+            const ticked = new Set(boxes().filter((one) => one.checked).map((one) => one.value));
             main.replaceChildren(...fresh.childNodes);
             enhance(main);
+            for (const one of boxes()) {
+              one.checked = ticked.has(one.value);
+              if (one.value === box) one.focus();
+            }
+            count();
             if (path) main.querySelector(`a[href="${CSS.escape(path)}"]`)?.focus();
           }
           document.body.classList.remove("away");

@@ -28,6 +28,7 @@ SHARDED_BY: Final = {
     "functions": "id",
     "captures": "cityHash64(id)",
     "capture_profiles": "cityHash64(id)",
+    "annotations": "cityHash64(id)",
     "pushes": "0",
     "function_hours": "0",
     "versions": "0",

@@ -20,8 +20,11 @@ from web.store import functions as by_hour
 from web.store import hosts as host_rows
 from web.store import stacks as st
 from web.store import top as functions_of
+from web.store.coverage import Coverage, Nearby, coverage_of, nearby
+from web.store.heatmap import HeatMap, heat_map, step_of
+from web.store.lines import FunctionLines, FunctionName, lines_of
 from web.store.ragged import Integers
-from web.store.selection import LABELS, SAMPLE_LABELS, Selection, rfc3339
+from web.store.selection import LABELS, SAMPLE_LABELS, Matcher, Selection, rfc3339
 from web.store.series import MAX_VALUES, check_step, series_of, values_of
 from web.store.stackcache import StackCache, Stacks
 from web.store.store import BadQuery, Store, StoreUnavailable
@@ -249,11 +252,41 @@ class Queries:
         names = sorted({functions.frames[i].function for i in chosen.tolist()})
         return overview, names, rows[:limit]
 
+    def lines(self, selection: Selection, wanted: FunctionName) -> tuple[FunctionLines, Overview]:
+        """The lines of one function of a resolved selection. Raises Empty where it is on no stack, MixedRates."""
+        sums, stacks, overview = self._summed(selection)
+        found = lines_of(sums, stacks, wanted)
+        if found is None:
+            raise Empty("No function in this range has that name, kind and binary.")
+        return found, overview
+
     # ------------------------------------------------------------------ hosts, labels and time
 
-    def hosts(self, since: int, now: float | None = None, until: int | None = None) -> list[dict[str, Any]]:
+    def hosts(
+        self,
+        since: int,
+        now: float | None = None,
+        until: int | None = None,
+        matchers: tuple[Matcher, ...] = (),
+    ) -> list[dict[str, Any]]:
         """See hosts.hosts."""
-        return host_rows.hosts(self.store, since, now, until)
+        return host_rows.hosts(self.store, since, now, until, matchers)
+
+    def loads(self, selection: Selection, step: int) -> dict[tuple[str, str], dict[int, float]]:
+        """See hosts.loads."""
+        return host_rows.loads(self.store, selection, step)
+
+    def at_once(self, since: int, until: int) -> dict[tuple[str, str], host_rows.Agents]:
+        """See hosts.at_once."""
+        return host_rows.at_once(self.store, since, until)
+
+    def coverage(self, selection: Selection) -> list[Coverage]:
+        """See coverage.coverage_of."""
+        return coverage_of(self.store, selection)
+
+    def nearby(self, selection: Selection) -> Nearby:
+        """See coverage.nearby."""
+        return nearby(self.store, selection)
 
     def costs(self, selection: Selection, step: int) -> list[dict[str, Any]]:
         """See hosts.costs."""
@@ -263,6 +296,11 @@ class Queries:
         """See series.series_of."""
         labels = (by,) if isinstance(by, str) and by else tuple(by)
         return series_of(self.store, selection, self.store.horizon, labels, step)
+
+    def heat_map(self, selection: Selection, by: str, columns: int) -> HeatMap:
+        """Of a resolved selection, see heatmap.heat_map. `columns` is the most that it may have; its steps are as short
+        as that allows."""
+        return heat_map(self.store, selection, self.store.horizon, by, step_of(selection, by, columns))
 
     def online(self, selection: Selection, step: int) -> dict[int, float]:
         """CPU-seconds that were online in a selection's windows, by steps `at` of so many seconds."""

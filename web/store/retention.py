@@ -1,9 +1,9 @@
 """How long the store keeps what, as the TTLs of its tables: they are the one place where it is written down.
 
 Samples are kept for so many days, rollups at least as long. Windows, whose accounting belongs to both, go with the
-rollups, and so do captures. Pushes, and what samples and rollups refer to by id, outlive those by a month: rows of
-content carry the day on which they were last sent, pushes tell which batch is the newest that is whole. The engine
-drops a day's part once all of it has expired, some hours after it has.
+rollups, and so do captures and annotations. Pushes, and what samples and rollups refer to by id, outlive those by a
+month: rows of content carry the day on which they were last sent, pushes tell which batch is the newest that is whole.
+The engine drops a day's part once all of it has expired, some hours after it has.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_DAYS: Final = 3650
 _OUTLIVES: Final = 30
 _CAPTURES: Final = ("captures", "capture_profiles")
 _SETTABLE: Final = ("samples", "rollups")
-_ROLLUPS: Final = ("windows", "series_1m", "stacks_1h", "functions_1h", "function_hours", *_CAPTURES)
+_ROLLUPS: Final = ("windows", "series_1m", "stacks_1h", "functions_1h", "function_hours", "annotations", *_CAPTURES)
 _CONTENT: Final = ("stacks", "frames", "label_sets", "names", "functions", "pushes")
 _TIME: Final = {
     **dict.fromkeys(("samples", "windows"), "ts"),

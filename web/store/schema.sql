@@ -4,7 +4,7 @@
 -- writes, and why nothing acknowledged is lost or doubled. Inserts and merges are flushed to the disk, so
 -- that this holds for power cuts as well; it costs some 5 ms a commit.
 --
--- This is the schema as it is now (version 1). What brings an older store up to it is in migration_N.sql. How long rows
+-- This is the schema as it is now (version 2). What brings an older store up to it is in migration_N.sql. How long rows
 -- are kept is what retention.py says; the figures here are its defaults.
 
 -- One row per stack, thread and window. `ts` is the start of the window in whole seconds; `batch` is
@@ -335,5 +335,24 @@ ENGINE = ReplacingMergeTree(version)
 ORDER BY id
 TTL taken + INTERVAL 90 DAY
 SETTINGS index_granularity = 1, old_parts_lifetime = 60,
+    fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1,
+    materialize_ttl_recalculate_only = 1;
+
+-- What happened at a time, such as a deploy: annotations.py. Of the rows of an id the one with the highest `version`
+-- (nanoseconds since 1970) holds, and may say that it is `gone`.
+CREATE TABLE IF NOT EXISTS annotations
+(
+    id      String,
+    version UInt64,
+    t       DateTime('UTC'),
+    until   DateTime('UTC'),
+    text    String,
+    labels  Map(LowCardinality(String), String),
+    gone    Bool
+)
+ENGINE = ReplacingMergeTree(version)
+ORDER BY id
+TTL t + INTERVAL 90 DAY
+SETTINGS index_granularity = 256, old_parts_lifetime = 60,
     fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1,
     materialize_ttl_recalculate_only = 1;

@@ -18,12 +18,14 @@ _NUMBERS: Final = ("pid", "hz")
 
 MAX_VALUE: Final = 4096  # characters of a label's value, or of a regular expression
 MAX_MATCHERS: Final = 32
+MAX_HOSTS: Final = 500
 MAX_GROUP_BY: Final = 4
 _NOTHING: Final = "''"  # in SQL
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]{0,199}")
 _MATCHER: Final = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_./-]{0,199})\s*(=~|!~|!=|=)(.*)", re.DOTALL)
+_SPECIAL: Final = re.compile(r"[\\.+*?()|\[\]{}^$]")  # in a regular expression of RE2
 _RELATIVE: Final = re.compile(r"now(?:-(\d{1,6})([smhdw]))?")
-_UNIT_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+UNIT_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 LAST_S: Final = (1 << 32) - 1  # what the store's times can hold
 
 
@@ -120,7 +122,7 @@ def _term(matcher: Matcher, name: str) -> str:
         if column in _NUMBERS and not matcher.is_regex:
             tests.append(f"{column} = toUInt32({{{name}:String}})")
         else:
-            tests.append(_test(f"toString({column})" if column in _NUMBERS else column, matcher, name))
+            tests.append(holds(f"toString({column})" if column in _NUMBERS else column, matcher, name))
     either = f"({' OR '.join(tests)})"
     return f"NOT {either}" if matcher.is_negative else either
 
@@ -132,21 +134,22 @@ def _term_of_user_label(matcher: Matcher, name: str, *, samples: bool) -> str:
     """
     value = f"labels[{{{name}l:String}}]"
     if samples:
-        sets = f"SELECT id FROM label_sets WHERE {_test(value, matcher, name)}"
-        fits = f"(label_set IN ({sets}) OR (label_set = 0 AND {_test(_NOTHING, matcher, name)}))"
+        sets = f"SELECT id FROM label_sets WHERE {holds(value, matcher, name)}"
+        fits = f"(label_set IN ({sets}) OR (label_set = 0 AND {holds(_NOTHING, matcher, name)}))"
     else:
-        fits = _test(value, matcher, name)
+        fits = holds(value, matcher, name)
     return f"NOT {fits}" if matcher.is_negative else fits
 
 
-def _test(value: str, matcher: Matcher, name: str) -> str:
+def holds(value: str, matcher: Matcher, name: str) -> str:
+    """SQL: whether `value` is what the matcher names, in the parameter `name`; it may be meant the other way round."""
     return f"match({value}, {{{name}:String}})" if matcher.is_regex else f"{value} = {{{name}:String}}"
 
 
 def parse(query: Sequence[tuple[str, str]], *, default_since: str = "now-1h", now: float | None = None) -> Selection:
     """The selection that a URL's query string asks for: from, until, host, event, comm, and any number of q.
 
-    Names that mean nothing here are left to others. Raises BadQuery.
+    Several hosts are any of them. Names that mean nothing here are left to others. Raises BadQuery.
     """
     now = time.time() if now is None else now
     first: dict[str, str] = {}
@@ -156,14 +159,26 @@ def parse(query: Sequence[tuple[str, str]], *, default_since: str = "now-1h", no
     until = parse_time(first.get("until") or "now", "until", now)
     if since >= until:
         raise BadQuery("`from` must be earlier than `until`")
-    matchers = [Matcher(label, "=", first[label]) for label in ("host", "event", "comm") if first.get(label)]
+    hosts = list(dict.fromkeys(value for key, value in query if key == "host" and value))
+    of_hosts = any_of_hosts(hosts)
+    matchers = [*of_hosts]
+    matchers += [Matcher(label, "=", first[label]) for label in ("event", "comm") if first.get(label)]
     matchers += [parse_matcher(value) for key, value in query if key == "q" and value.strip()]
     if len(matchers) > MAX_MATCHERS:
         raise BadQuery(f"more than {MAX_MATCHERS} selectors; combine them with a regular expression (=~)")
-    for matcher in matchers:
-        if len(matcher.value) > MAX_VALUE:
-            raise BadQuery(f"the value of {matcher.label} is longer than {MAX_VALUE:,} characters")
+    for label, value in [*((m.label, m.value) for m in matchers if m not in of_hosts), *(("host", h) for h in hosts)]:
+        if len(value) > MAX_VALUE:
+            raise BadQuery(f"the value of {label} is longer than {MAX_VALUE:,} characters")
     return Selection(since, until, tuple(dict.fromkeys(matchers)))
+
+
+def any_of_hosts(hosts: Sequence[str]) -> list[Matcher]:
+    """What selects any of so many hosts, or none where all are meant. Raises BadQuery."""
+    if len(hosts) <= 1:
+        return [Matcher("host", "=", host) for host in hosts]
+    if len(hosts) > MAX_HOSTS:
+        raise BadQuery(f"more than {MAX_HOSTS} hosts: select them by a label or a regular expression, q=host=~…")
+    return [Matcher("host", "=~", "|".join(_SPECIAL.sub(r"\\\g<0>", host) for host in hosts))]
 
 
 def parse_matcher(text: str) -> Matcher:
@@ -191,7 +206,7 @@ def parse_time(text: str, name: str, now: float) -> int:
     seconds: float | None = None
     if relative := _RELATIVE.fullmatch(text):
         amount, unit = relative.groups()
-        seconds = now - int(amount) * _UNIT_S[unit] if amount else now
+        seconds = now - int(amount) * UNIT_S[unit] if amount else now
     elif re.fullmatch(r"[0-9]{1,16}(\.[0-9]{1,9})?", text):
         seconds = float(text)
         if seconds >= 1e11:

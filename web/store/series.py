@@ -13,7 +13,7 @@ from web.store.windows import at_rate, rate_of
 MAX_POINTS: Final = 100_000
 MAX_VALUES: Final = 1000
 STEPS: Final = (10, 86_400)  # seconds
-_NOT_BY_MINUTE: Final = ("pid", "thread", "comm")
+NOT_BY_MINUTE: Final = ("pid", "thread", "comm")
 
 
 def check_step(step: int) -> None:
@@ -29,18 +29,10 @@ def series_of(store: Store, selection: Selection, horizon: int, by: Sequence[str
     that start in the range. Raises BadQuery.
     """
     check_step(step)
-    needed = {*by, *(matcher.label for matcher in selection.matchers)}
     columns = tuple(dict.fromkeys(label if label in LABELS else "label_set" for label in by))
     if "comm" in columns:
         raise BadQuery("comm is the name of a process or of a thread: choose by=process, or by=thread")
-    if step % 60 == 0 and not needed & {*_NOT_BY_MINUTE}:
-        where, parameters = selection.where(None, samples=True, time="t")
-        source = f"SELECT {', '.join(dict.fromkeys((*columns, 'hz', 'value')))}, t AS time FROM series_1m WHERE {where}"
-    else:
-        hours = -(-selection.since // HOUR_S) * HOUR_S, selection.until // HOUR_S * HOUR_S
-        by_hour = step % HOUR_S == 0 and "pid" not in needed and hours[0] < hours[1]
-        plan = Plan(*hours) if by_hour else Plan(0, 0)
-        source, parameters = source_of(selection, horizon, plan, dict.fromkeys((*columns, "hz")))
+    source, parameters = over_time(selection, horizon, columns, step)
     named = "".join(f", toString({column}) AS v_{column}" for column in columns)
     keys = "".join(f", v_{column}" for column in columns)
     rows = store.rows(
@@ -64,6 +56,20 @@ def series_of(store: Store, selection: Selection, horizon: int, by: Sequence[str
         point["samples"] += sum(at_rate(value, hz, rate) for hz, value in by_rate.items())
         point["busy"] += sum(value / hz for hz, value in by_rate.items()) / step
     return list(points.values())
+
+
+def over_time(selection: Selection, horizon: int, columns: Sequence[str], step: int) -> tuple[str, dict[str, Any]]:
+    """SQL that gives `columns`, `hz`, `value` and `time` of a selection, near enough for steps of so many seconds, and
+    its parameters."""
+    needed = {*columns, *(matcher.label for matcher in selection.matchers)}
+    if step % 60 == 0 and not needed & {*NOT_BY_MINUTE}:
+        where, parameters = selection.where(None, samples=True, time="t")
+        named = ", ".join(dict.fromkeys((*columns, "hz", "value")))
+        return f"SELECT {named}, t AS time FROM series_1m WHERE {where}", parameters
+    hours = -(-selection.since // HOUR_S) * HOUR_S, selection.until // HOUR_S * HOUR_S
+    by_hour = step % HOUR_S == 0 and "pid" not in needed and hours[0] < hours[1]
+    plan = Plan(*hours) if by_hour else Plan(0, 0)
+    return source_of(selection, horizon, plan, dict.fromkeys((*columns, "hz")))
 
 
 def values_of(

@@ -1,0 +1,171 @@
+"""What pages are told: hosts in a chosen range, several together, gaps, agents of one name, and what is nearest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from fastapi.testclient import TestClient
+
+from profiler.model import Accounting, Profile, Sample, Window
+from symbolizer.types import Binary, Frame, Kind, Location
+from web.app import ServerOptions, create_app
+from web.store.queries import Queries
+from web.store.selection import LAST_S, MAX_HOSTS, Selection, parse, rfc3339
+from web.store.store import BadQuery, Store
+from web.store.writer import Push, Writer
+
+START = int(time.time()) // 600 * 600 - 3600
+HOSTILE = "a.b|c(d)[e]{f}+g*h?i^j$k\\l <&'\">"
+
+
+def profile(host: str, at: int, count: int = 30, comm: str = "app", unknown: int = 0) -> Profile:
+    location = Location(16, Binary("/bin/x", "ab"), (Frame("f", Kind.NATIVE, line=1),))
+    total = count + 2
+    samples = (Sample((location,), 7, comm, comm, count), Sample((location,), 8, "other", "other", 2))
+    window = Window((START + at) * 10**9, (START + at + 10) * 10**9)
+    account = Accounting(1980, 1980, 1980 - total - 5, 0, total, {"counts map full": 5}, total - unknown)
+    return Profile(
+        host, "cpu-clock", 99, window, samples, replace(account, frames_unknown={"no symbols": unknown}), {"env": "x"}
+    )
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    store = Store(f"chdb://{tmp_path_factory.mktemp('pages')}/store")
+    writer = Writer(store, interval=0)
+
+    def push(profiles: list[Profile], agent: str, epoch: str, first: int) -> None:
+        for number, made in enumerate(profiles):
+            writer.submit(Push((made,), f"{number:064}", agent, epoch, first + number))
+
+    push([profile("whole", at) for at in range(0, 300, 10)], "a", "1", 1)
+    push([profile("gap", at, 900, unknown=451) for at in (*range(0, 100, 10), *range(200, 300, 10))], "b", "1", 1)
+    push([profile(HOSTILE, at) for at in range(0, 300, 10)], "c", "1", 1)
+    push([profile("twice", at) for at in range(0, 300, 10)], "d", "1", 1)
+    push([profile("twice", at) for at in range(100, 200, 10)], "d", "2", 1)
+    push([profile("restarted", at) for at in range(0, 150, 10)], "e", "1", 1)
+    push([profile("restarted", at) for at in range(140, 300, 10)], "e", "2", 1)
+    writer.submit(Push((profile("late", 900, comm="rare"),), "9" * 64, "f", "1", 1)).result(60)
+    writer.close()
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def client(store: Store) -> Iterator[TestClient]:
+    with TestClient(create_app(store, ServerOptions(store.url)), "http://127.0.0.1") as client:
+        yield client
+
+
+RANGE = f"from={START}&until={START + 300}"
+
+
+def hosts(client: TestClient, query: str) -> list[str]:
+    answer = client.get(f"/hosts.json?{RANGE}&{query}")
+    assert answer.status_code == 200, answer.text
+    return [row["host"] for row in answer.json()["hosts"] if row["windows"]]
+
+
+def test_hosts_are_of_the_chosen_range_and_sorted_by_any_column(client: TestClient) -> None:
+    assert set(hosts(client, "")) == {"whole", "gap", HOSTILE, "twice", "restarted"}
+    assert hosts(client, "")[0] == "gap"
+    assert hosts(client, "sort=host") == hosts(client, "sort=-host")[::-1] == sorted(hosts(client, ""))
+    assert hosts(client, "sort=-unknown")[0] == hosts(client, "sort=samples")[-1] == "gap"
+    for column in ("seen", "busy", "samples", "lost", "unknown", "agent", "memory"):
+        assert len(hosts(client, f"sort=-{column}")) == len(hosts(client, f"sort={column}")) == 5
+    rows = {row["host"]: row for row in client.get(f"/hosts.json?{RANGE}").json()["hosts"]}
+    assert rows["gap"]["unknown"] == 0.5 and rows["whole"]["unknown"] == 0
+    assert rows["late"]["windows"] == 0  # it is known, and has nothing in this range
+    assert list(rows)[-1] == "late"
+
+
+def test_hosts_are_chosen_by_name_and_label_and_not_by_what_they_ran(client: TestClient) -> None:
+    assert hosts(client, "q=host=~wh.*|tw.*&sort=host") == ["twice", "whole"]
+    assert hosts(client, "q=env=y") == [] and len(hosts(client, "q=env=x")) == 5
+    assert hosts(client, "host=gap&host=whole&sort=host") == ["gap", "whole"]
+    for query, said in (
+        ("q=process=app", "hosts are chosen by host"),
+        ("sort=colour", "no column"),
+        ("q=host=~(", "regular expression"),
+        ("from=never", "is no time"),
+    ):
+        bad = client.get(f"/hosts.json?{query}")
+        assert bad.status_code == 400 and said in bad.json()["error"]
+    assert "No such host" in client.get("/?q=env=y").text
+
+
+def test_two_agents_of_one_name_are_said_and_one_that_was_restarted_is_not(client: TestClient) -> None:
+    rows = {row["host"]: row for row in client.get(f"/hosts.json?{RANGE}").json()["hosts"]}
+    assert [host for host in rows if rows[host]["twins"]] == ["twice"]
+    assert rows["twice"]["twins"].startswith("2 agents push under this name at the same time")
+    page = client.get(f"/?{RANGE}").text
+    assert page.count("2 agents push under this name") == 1
+    assert "2 agents push under this name" in client.get(f"/hosts/twice?{RANGE}").text
+    early = client.get(f"/hosts.json?from={START}&until={START + 90}").json()["hosts"]
+    assert not any(row["twins"] for row in early)
+
+
+def test_several_hosts_are_any_of_them_whatever_their_names(client: TestClient, store: Store) -> None:
+    def samples(*names: str) -> int:
+        query = [("from", str(START)), ("until", str(START + 300)), *(("host", name) for name in names)]
+        return int(client.get("/api/v1/tree", params=query).json()["samples"])
+
+    assert samples("whole", HOSTILE) == samples("whole") + samples(HOSTILE) == 2 * 30 * 32
+    assert samples("whole", "nobody") == samples("whole", "whole") == samples("whole")
+    assert (
+        Queries(store).resolve(parse([("host", "a.b"), ("host", "whole"), ("from", str(START))])).value("host") is None
+    )
+    page = client.get("/flamegraph", params=[("from", str(START)), ("host", "whole"), ("host", HOSTILE)]).text
+    assert "2 hosts" in page and HOSTILE not in page  # it is escaped
+    with pytest.raises(BadQuery, match=f"more than {MAX_HOSTS} hosts"):
+        parse([("host", str(i)) for i in range(MAX_HOSTS + 1)])
+    with pytest.raises(BadQuery, match=r"value of host is longer"):
+        parse([("host", "x"), ("host", "y" * 5000)])
+
+
+def test_a_host_whose_windows_do_not_cover_the_range_is_named(client: TestClient, store: Store) -> None:
+    found = {row.host: row for row in Queries(store).coverage(Selection(START, START + 300))}
+    assert found["gap"].seconds == 200 and found["gap"].first == START and found["gap"].last == START + 300
+    assert found["whole"].seconds == found["twice"].seconds == 300  # two agents cover the same time once
+    page = client.get(f"/flamegraph?{RANGE}").text
+    assert "1 of 5 hosts with gaps" in page and "33.3 %" in page
+    assert "no gaps" in client.get(f"/flamegraph?{RANGE}&host=whole").text
+    now = client.get("/flamegraph?from=now-1m&host=whole").text
+    assert "No profile starts in this range" in now
+
+
+def test_where_there_is_nothing_the_nearest_is_offered(client: TestClient, store: Store) -> None:
+    queries = Queries(store)
+    empty = parse([("from", str(START + 400)), ("until", str(START + 800))])
+    near = queries.nearby(empty)
+    assert (near.before, near.after) == (START + 290, START + 900)
+    rare = parse([("from", str(START)), ("until", str(START + 300)), ("comm", "rare")])
+    assert queries.nearby(rare).before is None and queries.nearby(rare).after == START + 900
+    assert queries.nearby(Selection(0, LAST_S)).after is None
+    page = client.get(f"/flamegraph?from={START + 400}&until={START + 800}").text
+    assert f"before, at {rfc3339(START + 290)}" in page and f"after, at {rfc3339(START + 900)}" in page
+    for line in page.splitlines():
+        if "There is something" in line:
+            for link in line.split('href="')[1:]:
+                target = client.get(link.split('"')[0].replace("&amp;", "&"))
+                assert "<iframe" in target.text
+
+
+def test_a_stale_link_says_what_is_gone(client: TestClient) -> None:
+    old = client.get("/flamegraph?from=now-200d&until=now-199d").text
+    assert "What is older than 90 days has been dropped." in old
+    assert "No profile has host=gone, at any time." in client.get("/flamegraph?host=gone").text
+
+
+def test_a_picture_is_grouped_and_its_other_formats_are_not(client: TestClient) -> None:
+    by_host = client.get(f"/flamegraph.svg?{RANGE}&groupBy=host")
+    assert by_host.status_code == 200 and "restarted" in by_host.text
+    assert "restarted" not in client.get(f"/flamegraph.svg?{RANGE}").text
+    plain = client.get(f"/flamegraph.folded?{RANGE}").text
+    assert client.get(f"/flamegraph.folded?{RANGE}&groupBy=host").text == plain
+    assert client.get("/flamegraph?groupBy=comm").status_code == 400
+    page = client.get(f"/flamegraph?{RANGE}&groupBy=env").text
+    assert '<option value="env" selected>' in page

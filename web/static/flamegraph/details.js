@@ -1,0 +1,122 @@
+// The panel that tells all about the frame that is pointed at: whole name, weight, origin, and shares.
+import { painter } from "./colours.js";
+import { colour, create } from "./elements.js";
+import { nameOf } from "./model.js";
+import { graphBottom } from "./view.js";
+import { describe, originOf, sharesOf, weightOf, widthOf, wrapped, write } from "./words.js";
+
+const LINE = 16;
+const MOST_LINES = 8; // of a name
+
+export function makeDetails(picture) {
+  const { byId, layout } = picture;
+  const details = byId("details");
+  details.setAttribute("pointer-events", "none");
+  details.setAttribute("fill", colour("ink"));
+  const panel = create("rect", { y: 0, rx: 7, fill: colour("card"), "fill-opacity": 0.96, stroke: colour("edge") }, details);
+  const swatch = create("rect", { y: 8, width: 5, rx: 2.5 }, details);
+  const nameLine = create("text", { y: 17, "font-size": 12.5, "font-weight": 600, id: "fg-details-name" }, details);
+  const originLine = create("text", { "font-size": 11.5, fill: colour("soft"), id: "fg-details-origin" }, details);
+  const sharesLine = create("text", { "font-size": 11.5, fill: colour("soft"), id: "fg-details-shares" }, details);
+  const measured = create("text", { "font-size": 12.5, "font-weight": 600, visibility: "hidden", "aria-hidden": "true" }, details);
+  picture.detailsHeight = layout.details;
+
+  function draw() {
+    const { hovered, byKeyboard, graph, current, message, tree } = picture;
+    const node = hovered >= 0 ? hovered : byKeyboard && graph.contains(document.activeElement) ? current : -1;
+    const x = layout.side;
+    const room = picture.width - 2 * x - 30;
+    panel.setAttribute("x", x);
+    panel.setAttribute("width", picture.width - 2 * x);
+    swatch.setAttribute("x", x + 9);
+    for (const line of [nameLine, originLine, sharesLine]) line.setAttribute("x", x + 22);
+    let lines = 1;
+    if (node >= 0) {
+      lines = writeName(nameOf(picture.model, tree.frame[node]), ` (${weightOf(picture, node)})`, room, x + 22);
+      swatch.setAttribute("fill", painter(picture)(node));
+    } else {
+      write(nameLine, picture.zoom ? `Zoomed: ${describe(picture, picture.zoom)}` : `All: ${weightOf(picture, 0)}`, room);
+      swatch.setAttribute("fill", colour("edge"));
+    }
+    const below = 17 + lines * LINE;
+    const isHint = node < 0 && !message;
+    const origin = isHint ? writeOne(originLine, hint(picture), room, below) : writeLines(originLine, message || originOf(picture, node), room, x + 22, below);
+    const shares = writeLines(sharesLine, node >= 0 ? sharesOf(picture, node) + folded(picture, node) : "", room, x + 22, 17 + (lines + origin) * LINE);
+    lines += Math.max(origin + shares - 2, 0);
+    picture.detailsHeight = layout.details + (lines - 1) * LINE;
+    panel.setAttribute("height", picture.detailsHeight - 12);
+    swatch.setAttribute("height", picture.detailsHeight - 28);
+    place();
+  }
+
+  function writeOne(element, words, room, y) {
+    element.setAttribute("y", y);
+    write(element, words, room);
+    return 1;
+  }
+
+  // How many lines a text takes, broken between words.
+  function writeLines(element, words, room, x, y) {
+    const rows = wrapped(element, words, room);
+    if (rows.length === 1) writeOne(element, words, room, y);
+    else {
+      element.setAttribute("y", y);
+      const isLast = (i) => i === rows.length - 1;
+      element.replaceChildren(...rows.map((row, i) => create("tspan", { x, dy: i ? LINE : 0 }, null, isLast(i) ? row : `${row} `)));
+    }
+    return rows.length;
+  }
+
+  // The name takes as many lines as it needs; what it weighs is never cut off.
+  function writeName(name, weight, room, x) {
+    write(nameLine, name + weight, Infinity);
+    if (widthOf(nameLine, name + weight) <= room) return 1;
+    nameLine.textContent = "";
+    let rest = name;
+    let lines = 0;
+    while (rest && lines < MOST_LINES - 1) {
+      write(measured, rest, room);
+      const cut = measured.textContent.endsWith("…") && measured.textContent !== rest;
+      const taken = cut ? measured.textContent.slice(0, -1) || rest.slice(0, 1) : rest;
+      create("tspan", { x, dy: lines ? LINE : 0 }, nameLine, taken);
+      rest = rest.slice(taken.length);
+      lines++;
+    }
+    write(measured, weight, room);
+    if (rest) {
+      const left = create("tspan", { x, dy: LINE }, nameLine, "");
+      write(measured, rest, Math.max(room - 7.6 * weight.length, 30));
+      left.textContent = measured.textContent + weight;
+      lines++;
+    } else {
+      const last = nameLine.lastChild;
+      if (widthOf(nameLine, last.textContent + measured.textContent) <= room) last.textContent += weight;
+      else {
+        create("tspan", { x, dy: LINE }, nameLine, measured.textContent);
+        lines++;
+      }
+    }
+    measured.textContent = "";
+    return lines;
+  }
+
+  // In its place below the graph, or at the edge of the window while that is scrolled out of sight; it grows upwards.
+  function place() {
+    const bottom = graphBottom(picture) + layout.details;
+    const y = Math.max(picture.top, Math.min(bottom, picture.scrolledOff + window.innerHeight + 4) - picture.detailsHeight);
+    details.setAttribute("transform", `translate(0 ${y.toFixed(1)})`);
+  }
+
+  return { draw, place };
+}
+
+function folded({ tree, model, data }, node) {
+  if (!model.frames.isFolded[tree.frame[node]]) return "";
+  if (tree.origin[node] >= 0 && data.source) return " · click or Enter loads them";
+  return data.source ? " · they load where stacks are shown from the root" : " · the server's page of a shorter range, or of fewer processes, has them";
+}
+
+function hint({ diff, touched }) {
+  if (touched) return "Tap a frame for details, tap it again to zoom · tap its caller to zoom out";
+  return `Hover for details · click to zoom · / to search · arrow keys to walk, Enter to zoom, Escape to go back · w callers and callees · r leaf first · i icicle${diff ? " · v vanished" : ""} · c copy name`;
+}

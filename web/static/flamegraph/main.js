@@ -1,0 +1,405 @@
+// The viewer of a pilotlight flame graph. It runs inside the SVG that web/flamegraph/svg.py writes: reads the whole call
+// tree from <metadata>, and keeps only those frames in the document that are wide enough to be seen. Names come from
+// strangers, so text is only ever set as textContent or attributes.
+import { remember, remembered } from "./address.js";
+import { load } from "./below.js";
+import { dress } from "./colours.js";
+import { derive, PLAIN, SHAPES, weigh } from "./derive.js";
+import { makeDetails } from "./details.js";
+import { choose, drawFrames, drawRing, highlight, makeFrames, rowY } from "./draw.js";
+import { create } from "./elements.js";
+import { makeLegend } from "./legend.js";
+import { around, functionsOf } from "./functions.js";
+import { functionKey, nameOf, nodeKey, nodeOfKey, read } from "./model.js";
+import { save, toPng } from "./png.js";
+import { search } from "./search.js";
+import { makeStrip } from "./strip.js";
+import { makeToolbar, nextColour } from "./toolbar.js";
+import { graphBottom, look, measure, reveal, scroll, setHeight, showRoot } from "./view.js";
+import { step } from "./walk.js";
+import { describe, originOf, write } from "./words.js";
+
+// What the back button undoes; other choices only change what the address says.
+const UNDOABLE = new Set(["zoom", ...SHAPES]);
+
+function open(svg) {
+  performance.clearMeasures("pilotlight:open");
+  const opened = performance.now();
+  const byId = (id) => svg.querySelector(`#fg-${id}`);
+  const standalone = svg === document.documentElement;
+  const holder = window.frameElement;
+  const page = holder ? window.parent : window;
+  // A page that holds the picture and takes it away tells it so, and it stops listening to the page.
+  const closing = new AbortController();
+  const { signal } = closing;
+  svg.addEventListener("pilotlight:close", () => closing.abort());
+  window.addEventListener("pagehide", (event) => { if (!event.persisted) closing.abort(); });
+
+  const picture = {
+    svg, byId, standalone, holder, page, signal,
+    state: { ...PLAIN },
+    zoom: 0, // the node that is as wide as the picture
+    current: 0, // the node that the keyboard is on
+    hovered: -1, // the node that is pointed at
+    byKeyboard: false, // whether the last thing touched was the keyboard
+    touched: false, // or a screen
+    matches: null, // see search.js
+    message: "", // said once, until the next thing is pointed at
+    isLoading: false, // see below.js
+    more: false, // whether all buttons are shown where there is little room
+    width: 0,
+    focusNode,
+  };
+  take(JSON.parse(byId("data").textContent));
+
+  function take(data) {
+    Object.assign(picture, { data, model: read(data), caption: data.caption, layout: data.layout, diff: data.diff ?? null });
+  }
+
+  const paper = [...svg.querySelectorAll("#fg-paper stop")].map((stop, i) => {
+    const light = stop.getAttribute("stop-color");
+    stop.setAttribute("stop-color", `var(--fg-paper${i})`);
+    return light;
+  });
+  byId("title").setAttribute("fill", "var(--fg-ink)");
+  byId("subtitle").setAttribute("fill", "var(--fg-soft)");
+  makeFrames(picture);
+  const { graph } = picture;
+  const act = {
+    focus: () => change({ focus: picture.state.search, search: "" }),
+    hide: () => change({ hide: picture.state.search, search: "" }),
+    colour: () => change({ colour: nextColour(picture.state.colour) }),
+    names: () => change({ names: picture.state.names === "full" ? "short" : "full" }),
+    png: () => save(picture).catch((error) => say(`The image could not be made: ${error.message}`)),
+    more: () => { picture.more = !picture.more; draw(); },
+  };
+  const toolbar = makeToolbar(picture, change, act);
+  const legend = makeLegend(picture, change);
+  const details = makeDetails(picture);
+  const strip = makeStrip(picture, () => {
+    drawSurroundings();
+    if (strip.isOpen()) scroll(picture, 10_000);
+  });
+
+  // ---------------------------------------------------------------- drawing
+
+  let drawnOnce = false;
+
+  function draw() {
+    performance.clearMeasures("pilotlight:draw");
+    const began = performance.now();
+    const focused = graph.contains(document.activeElement);
+    const rootBefore = drawnOnce ? rowY(picture, 0) : 0;
+    measure(picture);
+    legend.arrange();
+    toolbar.arrange();
+    drawFrames(picture, choose(picture));
+    if (!picture.elements.has(picture.current)) picture.current = picture.zoom;
+    picture.elements.get(picture.current).setAttribute("tabindex", "0");
+    if (focused) picture.elements.get(picture.current).focus({ preventScroll: true });
+    drawRing(picture);
+    drawSurroundings();
+    // The root stays where it was on the screen when the picture grows or shrinks above it.
+    const moved = rowY(picture, 0) - rootBefore;
+    if (standalone && !picture.state.icicle && moved && drawnOnce) scroll(picture, moved);
+    drawnOnce = true;
+    performance.measure("pilotlight:draw", { start: began });
+  }
+
+  // Everything that is not a frame.
+  function drawSurroundings() {
+    const { caption, layout, width } = picture;
+    picture.bottom = graphBottom(picture) + layout.details + strip.height();
+    setHeight(picture);
+    graph.setAttribute("aria-label", caption.title);
+    write(byId("title"), caption.title, width - 2 * layout.side);
+    write(byId("subtitle"), caption.subtitle, width - 2 * layout.side);
+    legend.draw();
+    strip.draw();
+    toolbar.draw();
+    toolbar.settlePlace();
+    details.draw();
+  }
+
+  function hover(node) {
+    const { elements } = picture;
+    if (node === picture.hovered) return;
+    const last = elements.get(picture.hovered);
+    if (last && !last.hasAttribute("data-marked")) last.removeAttribute("stroke");
+    picture.hovered = node;
+    picture.message = "";
+    const rect = elements.get(node);
+    if (rect) {
+      rect.setAttribute("stroke", "var(--fg-outline)");
+      // Made only now: a <title> for each frame would double the document.
+      if (!rect.firstChild) create("title", {}, rect, `${describe(picture, node)}\n${originOf(picture, node)}`.trim());
+    }
+    details.draw();
+    tell("point", node >= 0 ? functionKey(picture.model, picture.tree.frame[node]) : null);
+  }
+
+  function tell(name, detail) {
+    svg.dispatchEvent(new CustomEvent(`pilotlight:${name}`, { detail }));
+  }
+
+  // ---------------------------------------------------------------- what people do
+
+  function change(next) {
+    const { state } = picture;
+    const { zoom, ...rest } = next;
+    const undoable = Object.keys(next).some((name) => UNDOABLE.has(name));
+    const reshaped = SHAPES.some((name) => name in next);
+    const key = reshaped && picture.zoom ? nodeKey(picture.model, picture.tree, picture.zoom) : "";
+    Object.assign(state, rest);
+    if (reshaped) {
+      derive(picture);
+      picture.zoom = key ? nodeOfKey(picture.model, picture.tree, key) : 0;
+      picture.current = picture.zoom;
+    }
+    if ("vanished" in next) weigh(picture);
+    if (zoom !== undefined) picture.current = picture.zoom = zoom;
+    if (!picture.weight[picture.zoom]) picture.current = picture.zoom = 0; // it is not there any more
+    if (reshaped || "search" in next || "vanished" in next) lookUp();
+    picture.hovered = -1;
+    picture.message = "";
+    draw();
+    if ("icicle" in next || "sandwich" in next) showRoot(picture);
+    remember(picture, undoable);
+    tell("change", view());
+  }
+
+  function lookUp() {
+    performance.clearMeasures("pilotlight:search");
+    const start = performance.now();
+    toolbar.box.set(picture.state.search);
+    picture.matches = search(picture.model, picture.tree, picture.weight, picture.state.search);
+    performance.measure("pilotlight:search", { start });
+  }
+
+  // Zooms to a frame; one that stands for what was folded away is replaced by that, where a server has it.
+  async function enter(node) {
+    const { model, tree } = picture;
+    if (!model.frames.isFolded[tree.frame[node]]) return change({ zoom: node });
+    if (!model.data.source || tree.origin[node] < 0) return change({ zoom: node });
+    if (picture.isLoading) return; // what comes takes the place of what is pointed at
+    picture.isLoading = true;
+    say("Loading…");
+    try {
+      const caller = nodeKey(model, tree, tree.parent[node]);
+      await load(model, tree.origin[node]);
+      if (signal.aborted || picture.model !== model) return;
+      const zoom = picture.zoom ? nodeKey(model, picture.tree, picture.zoom) : "";
+      derive(picture);
+      picture.zoom = zoom ? nodeOfKey(model, picture.tree, zoom) : 0;
+      lookUp();
+      change({ zoom: nodeOfKey(model, picture.tree, caller) });
+    } catch (error) {
+      say(error.message);
+    } finally {
+      picture.isLoading = false;
+    }
+  }
+
+  function say(sentence) {
+    picture.message = sentence;
+    details.draw();
+  }
+
+  const nodeAt = (target) => target?.node ?? -1;
+
+  graph.addEventListener("pointerover", (event) => { if (event.pointerType !== "touch") hover(nodeAt(event.target)); });
+  graph.addEventListener("pointerleave", (event) => { if (event.pointerType !== "touch") hover(-1); });
+  graph.addEventListener("click", (event) => {
+    const node = nodeAt(event.target);
+    if (node < 0) return;
+    // A finger cannot hover: the first tap tells, the second zooms.
+    if (event.pointerType === "touch" && node !== picture.hovered) hover(node);
+    else enter(node);
+  });
+  document.addEventListener("pointerdown", (event) => {
+    picture.byKeyboard = false;
+    picture.touched = event.pointerType === "touch";
+    drawRing(picture);
+  }, { capture: true, signal });
+  document.addEventListener("keydown", () => { picture.byKeyboard = true; }, { capture: true, signal });
+  const drawFocus = () => { drawRing(picture); toolbar.draw(); legend.draw(); strip.draw(); details.draw(); };
+  svg.addEventListener("focusin", (event) => {
+    const node = nodeAt(event.target);
+    if (node >= 0) {
+      picture.elements.get(picture.current)?.setAttribute("tabindex", "-1");
+      picture.current = node;
+      picture.elements.get(node)?.setAttribute("tabindex", "0");
+      if (picture.byKeyboard) tell("point", functionKey(picture.model, picture.tree.frame[node]));
+    }
+    drawFocus();
+  });
+  svg.addEventListener("focusout", () => requestAnimationFrame(drawFocus));
+
+  function focusNode(node) {
+    if (!picture.elements.has(node)) return;
+    picture.byKeyboard = true;
+    hover(-1);
+    picture.elements.get(node).focus({ preventScroll: true });
+    reveal(picture, node);
+  }
+
+  graph.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const to = step(picture, event.key);
+    if (to >= 0) focusNode(to);
+    else if (event.key === "Enter" || event.key === " ") enter(picture.current);
+    else return;
+    event.preventDefault();
+  });
+
+  const BESIDE = new Set(["ArrowLeft", "ArrowRight"]); // the arrows that scroll nothing here
+  const pointedAt = () => (picture.hovered >= 0 ? picture.hovered : picture.current);
+  const exactly = (node) => `^${nameOf(picture.model, picture.tree.frame[node]).replace(/[\\^$.*+?()[\]{}|]/g, "\\$&")}$`;
+  const wanted = () => picture.state.search || (pointedAt() ? exactly(pointedAt()) : "");
+
+  const keys = {
+    s: () => change({ byWeight: !picture.state.byWeight }),
+    i: () => change({ icicle: !picture.state.icicle }),
+    r: () => change({ reverse: !picture.state.reverse, sandwich: "" }),
+    o: () => change({ collapse: !picture.state.collapse }),
+    k: act.colour,
+    n: act.names,
+    p: act.png,
+    c: copyName,
+    f: () => { if (wanted()) change({ focus: wanted(), search: "" }); },
+    h: () => { if (wanted()) change({ hide: wanted(), search: "" }); },
+    w: () => change({ sandwich: picture.state.sandwich || !pointedAt() ? "" : functionKey(picture.model, picture.tree.frame[pointedAt()]) }),
+    v: () => { if (picture.diff && picture.diff.width !== "before") change({ vanished: !picture.state.vanished }); },
+  };
+
+  function shortcut(event) {
+    const { key } = event;
+    const surrounding = event.currentTarget !== document; // the page around the picture, which has keys of its own
+    // Keys that someone types into an input of the surrounding page are none of ours.
+    if (event.target instanceof page.Element && event.target.closest("input, textarea, select, [contenteditable]")) return;
+    if (key === "F3" || ((event.ctrlKey || event.metaKey) && key.toLowerCase() === "f")) toolbar.box.open();
+    else if (event.ctrlKey || event.metaKey || event.altKey) return;
+    else if (key === "/") toolbar.box.open();
+    else if (surrounding) return;
+    else if (key === "Escape") escape();
+    else if (BESIDE.has(key) && !graph.contains(event.target)) focusNode(picture.current);
+    else if (keys[key]) keys[key]();
+    else return;
+    event.preventDefault();
+  }
+
+  // Takes back one thing after the other: the zoom, the search, what is left out, the shape.
+  function escape() {
+    const { state, zoom } = picture;
+    if (zoom) change({ zoom: 0 });
+    else if (state.search) change({ search: "" });
+    else if (state.sandwich) change({ sandwich: "" });
+    else if (state.focus || state.hide || state.kinds.length) change({ focus: "", hide: "", kinds: [] });
+  }
+  document.addEventListener("keydown", shortcut, { signal });
+  if (holder) page.document.addEventListener("keydown", shortcut, { signal });
+
+  async function copyName() {
+    const name = nameOf(picture.model, picture.tree.frame[pointedAt()]);
+    try {
+      await navigator.clipboard.writeText(name);
+      say(`Copied: ${name}`);
+    } catch {
+      say("The browser does not let this page copy by itself: press Ctrl-C instead.");
+    }
+  }
+  document.addEventListener("copy", (event) => {
+    if (String(document.getSelection())) return;
+    const searching = document.activeElement === toolbar.box.group;
+    event.clipboardData.setData("text/plain", searching ? toolbar.box.value() : nameOf(picture.model, picture.tree.frame[pointedAt()]));
+    event.preventDefault();
+  }, { signal });
+
+  // ---------------------------------------------------------------- the address, and what pages ask for
+
+  function restore() {
+    const { state, zoom } = remembered(picture);
+    const reshaped = !picture.tree || JSON.stringify(SHAPES.map((name) => state[name])) !== JSON.stringify(SHAPES.map((name) => picture.state[name]));
+    const reweighed = state.vanished !== picture.state.vanished;
+    Object.assign(picture.state, state);
+    if (reshaped) derive(picture);
+    else if (reweighed) weigh(picture);
+    picture.zoom = zoom ? nodeOfKey(picture.model, picture.tree, zoom) : 0;
+    if (!picture.weight[picture.zoom]) picture.zoom = 0;
+    lookUp();
+    picture.current = picture.zoom;
+    picture.hovered = -1;
+    draw();
+    tell("change", view());
+  }
+
+  function view() {
+    const { state, model, tree, zoom } = picture;
+    return { ...state, kinds: [...state.kinds], zoom: zoom ? nodeKey(model, tree, zoom) : "" };
+  }
+
+  // A newer picture of the same question: its data takes the place of ours, and all that people chose stays.
+  function update(text) {
+    const fresh = new DOMParser().parseFromString(text, "image/svg+xml");
+    const data = fresh.querySelector("#fg-data");
+    if (!data) throw new Error("This is no picture of pilotlight's.");
+    const { model, tree, current } = picture;
+    const kept = tree && current ? nodeKey(model, tree, current) : "";
+    const zoom = picture.zoom ? nodeKey(model, tree, picture.zoom) : "";
+    take(JSON.parse(data.textContent));
+    byId("notes").replaceChildren(...[...fresh.querySelectorAll("#fg-notes text")].map((line) => document.importNode(line, true)));
+    svg.querySelector("title").textContent = picture.caption.title;
+    strip.read();
+    derive(picture);
+    picture.zoom = zoom ? nodeOfKey(picture.model, picture.tree, zoom) : 0;
+    picture.current = kept ? nodeOfKey(picture.model, picture.tree, kept) : 0;
+    picture.hovered = -1;
+    lookUp();
+    draw();
+    remember(picture, false);
+    tell("change", view());
+  }
+
+  svg.pilotlight = {
+    view,
+    change(next) {
+      const { zoom, ...rest } = next;
+      const asked = Object.fromEntries(Object.entries(rest).filter(([name]) => name in PLAIN));
+      if (Object.keys(asked).length) change(asked);
+      if (zoom !== undefined) change({ zoom: zoom ? nodeOfKey(picture.model, picture.tree, zoom) : 0 });
+    },
+    functions: () => functionsOf(picture),
+    neighbours: (key) => around(picture, key),
+    total: () => picture.forward.total[0],
+    get unit() { return picture.caption.unit; },
+    get secondsPerSample() { return picture.caption.secondsPerSample; },
+    get caption() { return picture.caption; },
+    highlight: (key) => highlight(picture, key),
+    update,
+    png: () => toPng(picture),
+  };
+
+  page.addEventListener("hashchange", restore, { signal });
+  window.addEventListener("scroll", () => { look(picture); toolbar.settlePlace(); details.place(); }, { passive: true, signal });
+  let pending = 0;
+  window.addEventListener("resize", () => {
+    cancelAnimationFrame(pending);
+    pending = requestAnimationFrame(draw);
+  }, { signal });
+  const dressed = () => dress(svg, paper);
+  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { dressed(); draw(); }, { signal });
+  dressed();
+
+  // Else Chromium makes the whole document a stop of the Tab key.
+  if (standalone) svg.setAttribute("tabindex", "-1");
+  svg.style.outline = "none"; // a click beside the frames focuses all of it
+  svg.style.overflowAnchor = "none"; // else the browser scrolls after the toolbar, and that after the browser
+  svg.removeAttribute("viewBox");
+  svg.setAttribute("width", "100%");
+  restore();
+  if (picture.scrolledOff === 0 && window.scrollY === 0) showRoot(picture);
+  performance.measure("pilotlight:open", { start: opened });
+  for (const target of [svg, holder]) target?.dispatchEvent(new Event("pilotlight:ready"));
+}
+
+open(document.currentScript?.closest("svg") ?? document.documentElement);
