@@ -13,7 +13,7 @@ from profiler.model import StackTable
 from symbolizer.types import Frame, Kind
 from web.flamegraph import layout
 from web.flamegraph.diff import build_diff
-from web.flamegraph.diff_svg import changes, write_diff_svg
+from web.flamegraph.diff_svg import WIDTHS, changes, write_diff_svg
 from web.flamegraph.svg import Caption
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -94,3 +94,35 @@ def test_hostile_names_stay_text(name: str) -> None:
 
 def test_two_empty_profiles_make_an_empty_picture() -> None:
     assert list(boxes(write_diff_svg(build_diff(table_of([]), table_of([])), CAPTION))) == ["all"]
+
+
+def widths(svg: bytes) -> dict[str, float]:
+    """By function, the share of the picture's width that the frames of the static picture have."""
+    found: dict[str, float] = {}
+    for rect in ElementTree.fromstring(svg).iter(f"{SVG}rect"):
+        title = rect.find(f"{SVG}title")
+        if title is not None and title.text:
+            name = title.text.partition(" (")[0]
+            found[name] = found.get(name, 0.0) + float(rect.get("width", "0"))
+    return {name: width / found["all"] for name, width in found.items()}
+
+
+def test_frames_are_as_wide_as_before_after_or_both() -> None:
+    tree = build_diff(BEFORE, AFTER)
+    after, before, both = (widths(write_diff_svg(tree, CAPTION, width=width)) for width in WIDTHS)
+    assert "gone" not in after and "new" not in before
+    assert after["same"] == pytest.approx(0.6, abs=0.002) == before["same"]
+    assert before["gone"] == pytest.approx(0.1, abs=0.002)
+    # What vanished, a tenth of what was before, is beside all that is after.
+    assert both["gone"] == pytest.approx(0.1 / 1.1, abs=0.002)
+    assert both["grows"] == pytest.approx(0.3 / 1.1, abs=0.002)
+    assert sum(share for name, share in both.items() if name not in ("all", "main")) == pytest.approx(1, abs=0.01)
+
+
+def test_a_union_of_sides_that_differ_much_in_size_keeps_their_shares() -> None:
+    few, many = table_of([("main;kept", 1), ("main;gone", 1)]), table_of([("main;kept", 10**12)])
+    for absolute in (False, True):
+        forth = widths(write_diff_svg(build_diff(few, many), CAPTION, width="union", absolute=absolute))
+        assert forth.get("gone", 0.0) == pytest.approx(0 if absolute else 0.5 / 1.5, abs=0.002)
+        back = widths(write_diff_svg(build_diff(many, few), CAPTION, width="union", absolute=absolute))
+        assert back["kept"] == pytest.approx(0.5, abs=0.002)

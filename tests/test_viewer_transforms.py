@@ -194,6 +194,27 @@ def test_functions_weigh_once_what_their_stacks_weigh(viewer: Viewer, stacks: di
 
 @exactly
 @given(counts)
+def test_callers_and_callees_share_a_functions_samples_without_doubling_any(
+    viewer: Viewer, stacks: dict[Stack, int]
+) -> None:
+    found = viewer.make("same", columns(stacks))["neighbours"]
+    for frame in range(1, FRAMES - 1):
+        callers, callees = Counter[int](), Counter[int]()
+        for stack, count in stacks.items():
+            if frame not in stack or not count:
+                continue
+            at = stack.index(frame)
+            callers[stack[at - 1] if at else 0] += count
+            if at + 1 < len(stack):
+                callees[stack[at + 1]] += count
+        for side, expected in (("callers", callers), ("callees", callees)):
+            rows = found[frame][side]
+            assert dict(rows) == expected and len(rows) == len(expected)
+            assert [weight for _, weight in rows] == sorted((weight for _, weight in rows), reverse=True)
+
+
+@exactly
+@given(counts)
 def test_a_search_counts_each_stack_once(viewer: Viewer, stacks: dict[Stack, int]) -> None:
     tree = viewer.make("same", columns(stacks))
     assert tree["matched"][0] == sum(count for stack, count in stacks.items() if 1 in stack)

@@ -2,7 +2,7 @@
 import { createInterface } from "node:readline";
 import { alphabetical, heaviestFirst, place, treeOf } from "./tree.js";
 import { collapsed, focused, grafted, reversed, sandwich, without } from "./transforms.js";
-import { byFunction, grewBy, interval, stepOfChange } from "./numbers.js";
+import { byFunction, grewBy, interval, neighbours, stepOfChange } from "./numbers.js";
 import { search } from "./search.js";
 
 const made = {
@@ -25,7 +25,7 @@ for await (const line of createInterface({ input: process.stdin })) {
     const tree = made[op](treeOf(columns), frames, argument);
     const placed = [alphabetical(tree), heaviestFirst(tree, tree.total)].map((slots) => [...place(tree, tree.total, slots)]);
     const found = search({ frames }, tree, tree.total, "^f1$");
-    answer = { ...plain(tree), placed, functions: plain(byFunction(tree, names.length)), matched: Array.from(tree.parent, (_, node) => found.total(node)) };
+    answer = { ...plain(tree), placed, functions: plain(byFunction(tree, names.length)), neighbours: names.map((_, frame) => neighbours(tree, frame)), matched: Array.from(tree.parent, (_, node) => found.total(node)) };
   }
   console.log(JSON.stringify(answer));
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
@@ -21,6 +22,7 @@ from web.selected import conditional, sent
 from web.store.queries import Overview, Queries, host_title, rates_title
 from web.store.selection import Selection, rfc3339
 from web.store.store import BadQuery
+from web.timeline import gaps
 
 _FILES: Final = (
     ("folded", "Folded stacks, as flamegraph.pl reads them"),
@@ -45,6 +47,7 @@ MEDIA_TYPES: Final = {
 
 
 _LONGEST_VIEW: Final = 4000
+_MOST_GAPS: Final = 10  # hosts that a picture names
 
 
 def export(request: Request, selection: Selection, extension: str, group_by: Sequence[str] = ()) -> Response:
@@ -90,7 +93,7 @@ def asked_view(request: Request) -> str:
 
 def _picture_file(queries: Queries, selection: Selection, group_by: Sequence[str], view: str) -> bytes:
     tree, overview = queries.tree(selection, group_by, MOST_NODES)
-    return write_svg(tree, replace(caption(overview, selection), view=view))
+    return write_svg(tree, replace(_described(queries, overview, selection), view=view))
 
 
 def menu(request: Request, page: str, twin: Callable[[str], str]) -> ExportMenu:
@@ -137,7 +140,7 @@ def as_download(address: str) -> str:
 def picture(queries: Queries, selection: Selection, group_by: Sequence[str], query: urls.Query) -> bytes:
     """The picture of a resolved selection that a URL's `query` asked for."""
     tree, overview = queries.tree(selection, group_by, MOST_NODES)
-    described = replace(caption(overview, selection), source=urls.below(fixed(selection, query)))
+    described = replace(_described(queries, overview, selection), source=urls.below(fixed(selection, query)))
     return write_svg(tree, described, script_href=urls.static("flamegraph.js"))
 
 
@@ -145,6 +148,23 @@ def fixed(selection: Selection, query: urls.Query) -> urls.Query:
     """The query that asks for a resolved selection whenever it is asked."""
     since, until = rfc3339(selection.since), rfc3339(selection.until)
     return urls.replaced(query, from_=since, until=until, event=selection.value("event"))
+
+
+def _described(queries: Queries, overview: Overview, selection: Selection) -> Caption:
+    """The caption of a selection's picture, with the hosts that have no windows for a part of the range."""
+    described = caption(overview, selection)
+    found = gaps(queries, selection, (), time.time())
+    if not found:
+        return replace(described, gaps="no gaps")
+    worst = [f"{gap.host} {gap.seconds:,.0f} s ({gap.share:.0%})" for gap in found[:_MOST_GAPS]]
+    if len(found) > len(worst):
+        worst.append(f"{len(found) - len(worst):,} more")
+    hosts = len(overview.hosts)
+    return replace(
+        described,
+        gaps=f"{len(found):,} of {hosts:,} {'host' if hosts == 1 else 'hosts'} with gaps",
+        notes=(*described.notes, f"gaps: nothing came from {', '.join(worst)}"),
+    )
 
 
 def caption(overview: Overview, selection: Selection) -> Caption:

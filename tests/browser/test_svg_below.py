@@ -147,6 +147,18 @@ def tolerant(browser: Browser) -> Iterator[Page]:
     context.close()
 
 
+def test_the_account_says_which_hosts_have_gaps(server: tuple[str, int], page: Page) -> None:
+    url, start = server
+    page.goto(f"{url}flamegraph.svg?from={start}&until={start + 10}")
+    expect(page.get_by_role("button", name="Hz, no gaps")).to_be_visible()
+    page.goto(f"{url}flamegraph.svg?from={start}&until={start + 60}")
+    strip = page.get_by_role("button", name="1 of 1 host with gaps")
+    strip.click()
+    expect(page.locator("#fg-account text").last).to_have_text(
+        re.compile(r"gaps: nothing came from web-1 [45]0 s \(.*%\)")
+    )
+
+
 def test_a_server_that_is_gone_or_has_newer_samples_is_told(server: tuple[str, int], tolerant: Page) -> None:
     (url, start), page = server, tolerant
     page.goto(f"{url}flamegraph.svg?from={start}&until={start + 30}")

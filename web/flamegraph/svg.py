@@ -33,8 +33,9 @@ class Caption:
     `notes` are the lines below it (the accounting). `unit` is what is counted, in the plural.
     `background` is the kind of profile, one of layout.BACKGROUNDS; others look like "other".
     `seconds_per_sample`, where known, has the time shown beside the counts. `accounts` are what the viewer sums up in
-    one line, each with its name where there are several, and `rate` says in words how often was looked. `source` is
-    the address of a server that has what prune() folds away (see below_endpoint.py), where there is one.
+    one line, each with its name where there are several; `rate` says in words how often was looked, `gaps` what part
+    of the range nothing came from. `source` is the address of a server that has what prune() folds away (see
+    below_endpoint.py), where there is one; `view` what the picture shows at first, as an address would say it.
     """
 
     title: str
@@ -45,6 +46,7 @@ class Caption:
     seconds_per_sample: float | None = None
     accounts: tuple[tuple[str, Accounting], ...] = ()
     rate: str = ""
+    gaps: str = ""
     source: str = ""
     view: str = ""
 
@@ -221,6 +223,7 @@ def _data(tree: CallTree, caption: Caption, more: dict[str, Any]) -> str:
                 "secondsPerSample": caption.seconds_per_sample,
                 "time": "CPU" if caption.background == "cpu" else "",
                 "rate": visible(caption.rate),
+                "gaps": visible(caption.gaps),
             },
             "accounts": [_account(visible(name), accounting) for name, accounting in caption.accounts],
             "layout": {

@@ -29,7 +29,13 @@ export async function load(model, node) {
 function taken(model, answer) {
   const { frames } = model;
   const known = new Map(frames.name.map((name, frame) => [identity(name, kindOf(model, frame), binaryOf(model, frame)), frame]));
-  const place = (list, value) => (list.includes(value) ? list.indexOf(value) : list.push(value) - 1);
+  const strings = new Map(model.strings.map((text, place) => [text, place]));
+  const stringAt = (text) => {
+    if (!strings.has(text)) strings.set(text, model.strings.push(text) - 1);
+    return strings.get(text);
+  };
+  const { reasons } = model.data;
+  const reasonAt = (reason) => (reasons.includes(reason) ? reasons.indexOf(reason) : reasons.push(reason) - 1);
   const kindAt = answer.kinds.map(({ label }) => label);
   const columns = answer.frames;
   const frameOf = columns.name.map((name, i) => {
@@ -40,9 +46,9 @@ function taken(model, answer) {
     return found ?? addFrame(frames, {
       ...Object.fromEntries(Object.keys(columns).map((column) => [column, columns[column][i]])),
       kind: kindOfLabel(model, answer, columns.kind[i]),
-      binary: place(model.strings, binary),
-      file: place(model.strings, answer.strings[columns.file[i]]),
-      reason: place(model.data.reasons, answer.reasons[columns.reason[i]]),
+      binary: stringAt(binary),
+      file: stringAt(answer.strings[columns.file[i]]),
+      reason: reasonAt(answer.reasons[columns.reason[i]]),
       isFolded: Number(isFolded),
       lighter: isFolded ? answer.lighter : 0,
     });

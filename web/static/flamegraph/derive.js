@@ -66,7 +66,8 @@ export function weigh(picture) {
     const perBefore = !diff.absolute && before && after ? after / before : 1;
     if (diff.width === "before") picture.weight = tree.before;
     else if (state.vanished) picture.weight = totalsOf(tree, tree.own.map((own, node) => own + (tree.total[node] ? 0 : perBefore * tree.beforeOwn[node])));
-    picture.change = Int8Array.from({ length: tree.size }, (_, node) => stepOfChange(tree.before[node], tree.total[node], before, after, diff));
+    picture.change = new Int8Array(tree.size);
+    for (let node = 0; node < tree.size; node++) picture.change[node] = stepOfChange(tree.before[node], tree.total[node], before, after, diff);
   }
   picture.rowsSeen = new Map();
   picture.placed = {};

@@ -45,6 +45,7 @@ function open(svg) {
     touched: false, // or a screen
     matches: null, // see search.js
     message: "", // said once, until the next thing is pointed at
+    isLoading: false, // see below.js
     more: false, // whether all buttons are shown where there is little room
     width: 0,
     focusNode,
@@ -180,18 +181,22 @@ function open(svg) {
     const { model, tree } = picture;
     if (!model.frames.isFolded[tree.frame[node]]) return change({ zoom: node });
     if (!model.data.source || tree.origin[node] < 0) return change({ zoom: node });
+    if (picture.isLoading) return; // what comes takes the place of what is pointed at
+    picture.isLoading = true;
     say("Loading…");
     try {
       const caller = nodeKey(model, tree, tree.parent[node]);
       await load(model, tree.origin[node]);
       if (signal.aborted || picture.model !== model) return;
-      const zoom = picture.zoom ? nodeKey(model, tree, picture.zoom) : "";
+      const zoom = picture.zoom ? nodeKey(model, picture.tree, picture.zoom) : "";
       derive(picture);
       picture.zoom = zoom ? nodeOfKey(model, picture.tree, zoom) : 0;
       lookUp();
       change({ zoom: nodeOfKey(model, picture.tree, caller) });
     } catch (error) {
       say(error.message);
+    } finally {
+      picture.isLoading = false;
     }
   }
 

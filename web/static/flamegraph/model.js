@@ -16,7 +16,7 @@ export function read(data) {
   const kinds = data.kinds.map(({ label }) => label);
   addFrame(frames, { name: "(folded away)", kind: kinds.length - 1, isFolded: 1, rank: Number.MAX_SAFE_INTEGER });
   const base = treeOf({ children: data.children, own: data.own, frame: data.frame, beforeOwn: data.diff?.beforeOwn });
-  return { data, frames, kinds, strings: [...data.strings], base, hashes: new Map() };
+  return { data, frames, kinds, strings: [...data.strings], base, hashes: [] };
 }
 
 export function addFrame(frames, properties) {
@@ -38,15 +38,15 @@ const utf8 = new TextEncoder();
 
 // Two hashes of a function: CRC-32, which the server can tell as well, and FNV-1a.
 function hashOf(model, frame) {
-  if (!model.hashes.has(frame)) {
+  if (!model.hashes[frame]) {
     let [crc, fnv] = [-1, 0x811c9dc5];
     for (const byte of utf8.encode(`${nameOf(model, frame)}\n${kindOf(model, frame)}\n${binaryOf(model, frame)}`)) {
       crc = CRC[(crc ^ byte) & 255] ^ (crc >>> 8);
       fnv = Math.imul(fnv ^ byte, 0x01000193);
     }
-    model.hashes.set(frame, [~crc, fnv]);
+    model.hashes[frame] = [~crc, fnv];
   }
-  return model.hashes.get(frame);
+  return model.hashes[frame];
 }
 
 const hex = (number) => (number >>> 0).toString(16).padStart(8, "0");
@@ -56,28 +56,33 @@ export const functionKey = (model, frame) => hashOf(model, frame).map(hex).join(
 // The frame of a function, or -1.
 export const frameOfKey = (model, key) => model.frames.name.findIndex((_, frame) => functionKey(model, frame) === key);
 
-// A node is known by its level and a hash of the path to it, which still holds after a reload with newer data, where
-// its number would not. web/flamegraph/below.py makes the same.
-function extend([high, low], model, tree, node) {
-  const hash = hashOf(model, tree.frame[node])[0] ^ (tree.side?.[node] < 0 ? 0x5bd1e995 : 0);
-  return [
-    Math.imul((high ^ hash) >>> 0, 0x9e3779b1) ^ (high >>> 15),
-    Math.imul((low ^ ((hash << 16) | (hash >>> 16))) >>> 0, 0x85ebca6b) ^ (low >>> 13),
-  ];
-}
-const written = (level, hash) => `${level}-${hash.map(hex).join("")}`;
+// A node is known by its level and 64 bits that tell the path to it, which still hold after a reload with newer data,
+// where its number would not. web/flamegraph/below.py makes the same.
+const higher = (high, hash) => Math.imul(high ^ hash, 0x9e3779b1) ^ (high >>> 15);
+const lower = (low, hash) => Math.imul(low ^ ((hash << 16) | (hash >>> 16)), 0x85ebca6b) ^ (low >>> 13);
+const stepHash = (model, tree, node) => hashOf(model, tree.frame[node])[0] ^ (tree.side?.[node] < 0 ? 0x5bd1e995 : 0);
 
 export function nodeKey(model, tree, node) {
-  return written(tree.level[node], [...ancestors(tree, node), node].reduce((hash, at) => extend(hash, model, tree, at), [0, 0]));
+  let [high, low] = [0, 0];
+  for (const at of [...ancestors(tree, node), node]) {
+    const hash = stepHash(model, tree, at);
+    [high, low] = [higher(high, hash), lower(low, hash)];
+  }
+  return `${tree.level[node]}-${hex(high)}${hex(low)}`;
 }
 
 // The node of a key, or 0.
 export function nodeOfKey(model, tree, key) {
-  const wanted = Number.parseInt(key, 10);
-  const hashes = [];
-  for (let node = 0; node < tree.size && tree.level[node] <= wanted; node++) {
-    hashes[node] = extend(node ? hashes[tree.parent[node]] : [0, 0], model, tree, node);
-    if (tree.level[node] === wanted && written(wanted, hashes[node]) === key) return node;
+  const [, level, high, low] = /^(\d{1,6})-([0-9a-f]{8})([0-9a-f]{8})$/.exec(key) ?? [];
+  if (!level) return 0;
+  const [wantedHigh, wantedLow] = [Number.parseInt(high, 16) | 0, Number.parseInt(low, 16) | 0];
+  const [highs, lows] = [new Int32Array(tree.size), new Int32Array(tree.size)];
+  for (let node = 0; node < tree.size && tree.level[node] <= level; node++) {
+    const above = tree.parent[node];
+    const hash = stepHash(model, tree, node);
+    highs[node] = higher(node ? highs[above] : 0, hash);
+    lows[node] = lower(node ? lows[above] : 0, hash);
+    if (highs[node] === wantedHigh && lows[node] === wantedLow && tree.level[node] === Number(level)) return node;
   }
   return 0;
 }

@@ -87,7 +87,7 @@ function summary(picture) {
   for (const { name, stacks, cut } of accounts) {
     if (stacks) parts.push(`${name && `${name}: `}${percent(cut, stacks)} of user stacks cut short`);
   }
-  parts.push(caption.rate);
+  parts.push(caption.rate, caption.gaps);
   return parts.filter(Boolean);
 }
 

@@ -1,7 +1,7 @@
 // One call tree made into another, exactly: whatever the root weighs that a transformation does not leave out by its
 // meaning, it weighs afterwards. `frames` (see model.js) tells which frames stand for what is folded away, and the order
 // of siblings.
-import { Nodes, Pairs } from "./tree.js";
+import { Nodes, numbered, Pairs } from "./tree.js";
 
 const MOST_STEPS = 4_000_000; // frames of all stacks together that are turned round one by one
 const LIGHTEST = 1 / 200_000; // of all; lighter groups are folded away where there are more than that
@@ -152,5 +152,5 @@ export function grafted(tree, frames, node, part, frameOf) {
     nodes.weigh(into[at], part.own[at], 0);
   }
   const grown = nodes.tree(frames.rank);
-  return { ...grown, origin: Int32Array.from({ length: grown.size }, (_, at) => at) };
+  return { ...grown, origin: numbered(grown.size) };
 }
