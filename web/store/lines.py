@@ -60,7 +60,7 @@ def lines_of(sums: Sums, stacks: Stacks, wanted: FunctionName) -> FunctionLines 
     if not len(hits):
         return None
     weights = np.zeros(len(stacks.ids), np.int64)
-    np.add.at(weights, stacks.rows_of(sums.stacks), sums.counts)
+    np.add.at(weights, stacks.rows, sums.counts)
     row = np.searchsorted(offsets, hits, side="right") - 1
     pairs = np.unique(np.stack((row, line_of[flat[hits]]), 1), axis=0)
     own, total = _zeros(places), _zeros(places)
