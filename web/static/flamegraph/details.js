@@ -2,7 +2,7 @@
 import { painter } from "./colours.js";
 import { colour, create } from "./elements.js";
 import { nameOf } from "./model.js";
-import { graphBottom } from "./view.js";
+import { cardRoom, graphBottom } from "./view.js";
 import { describe, originOf, sharesOf, weightOf, widthOf, wrapped, write } from "./words.js";
 
 const LINE = 16;
@@ -43,7 +43,7 @@ export function makeDetails(picture) {
     const origin = isHint ? writeOne(originLine, hint(picture), room, below) : writeLines(originLine, message || originOf(picture, node), room, x + 22, below);
     const shares = writeLines(sharesLine, node >= 0 ? sharesOf(picture, node) + folded(picture, node) : "", room, x + 22, 17 + (lines + origin) * LINE);
     lines += Math.max(origin + shares - 2, 0);
-    picture.detailsHeight = layout.details + (lines - 1) * LINE;
+    picture.detailsHeight = Math.max(cardRoom(picture), layout.details + (lines - 1) * LINE);
     panel.setAttribute("height", picture.detailsHeight - 12);
     swatch.setAttribute("height", picture.detailsHeight - 28);
     place();
@@ -102,7 +102,7 @@ export function makeDetails(picture) {
 
   // In its place below the graph, or at the edge of the window while that is scrolled out of sight; it grows upwards.
   function place() {
-    const bottom = graphBottom(picture) + layout.details;
+    const bottom = graphBottom(picture) + cardRoom(picture);
     const y = Math.max(picture.top, Math.min(bottom, picture.scrolledOff + window.innerHeight + 4) - picture.detailsHeight);
     details.setAttribute("transform", `translate(0 ${y.toFixed(1)})`);
   }

@@ -15,7 +15,7 @@ import { save, toPng } from "./png.js";
 import { search } from "./search.js";
 import { makeStrip } from "./strip.js";
 import { makeToolbar, nextColour } from "./toolbar.js";
-import { graphBottom, look, measure, reveal, scroll, setHeight, showRoot } from "./view.js";
+import { cardRoom, graphBottom, look, measure, reveal, scroll, setHeight, showRoot } from "./view.js";
 import { step } from "./walk.js";
 import { describe, originOf, write } from "./words.js";
 
@@ -109,7 +109,7 @@ function open(svg) {
   // Everything that is not a frame.
   function drawSurroundings() {
     const { caption, layout, width } = picture;
-    picture.bottom = graphBottom(picture) + layout.details + strip.height();
+    picture.bottom = graphBottom(picture) + cardRoom(picture) + strip.height();
     setHeight(picture);
     graph.setAttribute("aria-label", caption.title);
     write(byId("title"), caption.title, width - 2 * layout.side);

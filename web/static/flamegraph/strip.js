@@ -1,7 +1,7 @@
 // What the picture is worth, in one line below it: where every tick went, what has no name, what was cut short. The lines
 // of the account are below it when asked for.
 import { colour, create, pressable } from "./elements.js";
-import { graphBottom } from "./view.js";
+import { cardRoom, graphBottom } from "./view.js";
 import { percent, widthOf, withCommas, wrapped, write } from "./words.js";
 
 const HEIGHT = 30;
@@ -42,7 +42,7 @@ export function makeStrip(picture, redraw) {
   const said = (parts) => `${parts.join(" · ") || UNKNOWN}  ${open ? "▾" : "▸"}`;
 
   function draw() {
-    const y = graphBottom(picture) + layout.details;
+    const y = graphBottom(picture) + cardRoom(picture);
     notes.setAttribute("transform", `translate(${layout.side} ${y})`);
     const room = picture.width - 2 * layout.side;
     box.setAttribute("width", room);

@@ -64,4 +64,7 @@ export function setHeight(picture) {
   byId("background").setAttribute("height", height);
 }
 
+// What is kept free for the card: on a small screen it has more lines.
+export const cardRoom = ({ layout, width }) => layout.details + (width < 700 ? 32 : 0);
+
 export const graphBottom = (picture) => picture.top + heightOf(picture) + 12;
