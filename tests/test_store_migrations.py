@@ -250,3 +250,25 @@ def test_tables_of_a_cluster_without_a_version_are_not_taken_for_old_ones() -> N
 
     with pytest.raises(migrations.CannotBringUp, match="its version is not noted"):
         migrations.bring_up(cast(Client, Answers()), "pilotlight", "fleet")
+
+
+def test_a_clusters_older_tables_are_brought_up_on_all_of_it() -> None:
+    """No engine with a cluster is at hand, so that its answers are made up."""
+    said: list[str] = []
+
+    class Answers:
+        def query(self, sql: str, parameters: dict[str, str] | None = None) -> SimpleNamespace:
+            is_version = "max(version)" in sql
+            return SimpleNamespace(
+                result_rows=[(1,)] if is_version else [("samples", "Distributed"), ("versions", "Distributed")]
+            )
+
+        def command(self, sql: str, settings: dict[str, Any] | None = None) -> None:
+            said.append(sql)
+
+    migrations.bring_up(cast(Client, Answers()), "pilotlight", "fleet")
+    made = [statement for statement in said if statement.startswith("CREATE")]
+    assert all("ON CLUSTER 'fleet'" in statement for statement in made)
+    annotations = [statement for statement in made if re.match(r"CREATE TABLE IF NOT EXISTS annotations\b", statement)]
+    assert annotations and all("Distributed(" in statement for statement in annotations)
+    assert "INSERT INTO versions (version) VALUES (2)" in said

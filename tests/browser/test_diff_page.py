@@ -114,6 +114,15 @@ def test_sorting_stays_on_the_page_and_works_without_a_script(url: str, page: Pa
     assert names == [line[0] for line in rows(page)]
 
 
+def test_a_function_of_the_table_is_found_in_the_picture(url: str, page: Page) -> None:
+    page.goto(f"{url}diff?{AFTER}&{BEFORE}")
+    frame = picture(page)
+    page.locator("#changes").get_by_role("button", name=GUILTY).click()
+    new = folded(url, spike_world.at(100), spike_world.at(112))
+    share = 100 * samples(new, GUILTY)[1] / sum(new.values())
+    expect(frame.get_by_text(f"Matched: {share:.2f} %")).to_be_visible()
+
+
 def width_of(frame: FrameLocator, name: str) -> float:
     found = frame.locator(f"#fg-frames rect[aria-label^='{name} (']")
     return sum(float(box.get_attribute("width") or 0) for box in found.all())

@@ -1,5 +1,8 @@
-// Sorts the functions of a comparison where they stand; without it the links of the headings do, by the server.
+// Sorts the functions of a comparison where they stand, which without it the links of the headings do, by the server; and
+// finds them in the picture.
 "use strict";
+
+import { expressionOf, pictureOf } from "./picture.js";
 
 const table = document.getElementById("changes");
 const headings = table ? [...table.querySelectorAll("a[data-sort]")] : [];
@@ -26,3 +29,12 @@ for (const link of headings) {
     history.replaceState(history.state, "", address);
   });
 }
+
+pictureOf(document.getElementById("picture"), ({ picture }) => {
+  for (const name of table?.querySelectorAll("tbody .name") ?? []) {
+    const button = document.createElement("button");
+    Object.assign(button, { type: "button", className: "link name", textContent: name.textContent, title: "Find in the picture" });
+    button.addEventListener("click", () => picture.change({ search: expressionOf(button.closest("th").title) }));
+    name.replaceWith(button);
+  }
+});

@@ -28,7 +28,7 @@ count();
 const main = document.querySelector("main[data-refresh]");
 if (main) {
   const again = async () => {
-    const isTyped = main.contains(document.activeElement) && document.activeElement.matches("input:not([type=checkbox])");
+    const isTyped = [...main.querySelectorAll("input[name=q]")].some((field) => field.value || field === document.activeElement);
     if (!document.hidden && !isTyped && !main.contains(document.getSelection().anchorNode?.parentElement?.closest("td") ?? null)) {
       try {
         const answer = await fetch(location.href, { headers: { accept: "text/html" } });

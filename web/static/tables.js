@@ -2,7 +2,7 @@
 // the lines of its source. Both are linked with the picture: what is pointed at or chosen here is there, and vice versa.
 "use strict";
 
-import { pictureOf } from "./picture.js";
+import { expressionOf, pictureOf } from "./picture.js";
 
 const ROWS = 200; // of functions in the document at a time
 const NEIGHBOURS = 50;
@@ -20,7 +20,6 @@ const chosen = byId("function");
 
 const commas = new Intl.NumberFormat("en-US");
 const percent = (part, whole) => `${(whole ? (100 * part) / whole : 0).toFixed(2)} %`;
-const expressionOf = (name) => `^${name.replace(/[\\^$.*+?()[\]{}|]/g, "\\$&")}$`;
 
 let picture = null;
 let functions = [];

@@ -61,7 +61,7 @@ def bring_up(client: Client, database: str, cluster: str = "") -> None:
         versions = VERSION
     for version in range(versions + 1, VERSION + 1):
         log.warning("bringing the store up to version %d of its schema; this may take minutes", version)
-        for statement in statements(MIGRATIONS[version], database):
+        for statement in statements(MIGRATIONS[version], database, cluster):
             client.command(statement, settings=_PATIENT)
         _note(client, version)
     for statement in statements(SCHEMA, database, cluster):
