@@ -113,6 +113,8 @@ def test_a_dragged_range_is_shown_without_a_reload_and_zoom_stays(server: Server
     view = page.evaluate("document.getElementById('picture').contentDocument.documentElement.pilotlight.view()")
     assert view["search"] == "regex"
     expect(page.get_by_label("From")).to_have_value(asked(page, "from")[0])
+    alone = page.locator(".rowlabels a").first.get_attribute("href") or ""  # one host, in the range that is chosen now
+    assert parse_qs(urlsplit(alone).query)["from"] == asked(page, "from")
     page.go_back()
     expect(page).to_have_url(before.split("#")[0] + "#search=regex")
     shows(page, server)

@@ -105,6 +105,7 @@ function redraw() {
     note.hidden = until < view.since || at > view.until;
   }
   edges();
+  for (const link of labels.querySelectorAll("a")) link.href = onlyRow(link.dataset.row);
   const peak = peakOf(map, asShare);
   scale.textContent = map.rows.length ? `0 – ${figure(peak, asShare)}` : "";
   placeCursor();
@@ -134,7 +135,7 @@ function name() {
     const isOthers = row.others > 0 || (row.name === "" && map.by !== "host");
     const text = row.others ? `${row.others + 1} others` : visible(row.name) || `no ${map.by}`;
     const link = document.createElement(isOthers || map.by === "share" ? "span" : "a");
-    if (link.localName === "a") link.href = onlyRow(row.name);
+    if (link.localName === "a") link.dataset.row = row.name;
     link.textContent = text;
     link.title = link.localName === "a" ? `Only ${text}` : text;
     label.append(link);
