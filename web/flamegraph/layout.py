@@ -24,7 +24,7 @@ CHARACTER = 6.62  # advance of a monospace character at FONT
 FONT = 11
 NARROWEST = 0.5  # a frame narrower than this is not drawn
 MOST_FRAMES = 1000  # in the markup, nor more of them than this
-MOST_ELEMENTS = 2400  # frames and their labels in the viewer: a browser gets slow at about 10,000 elements
+MOST_ELEMENTS = 2000  # frames and their labels in the viewer: a browser gets slow at about 10,000 elements
 
 SANS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'DejaVu Sans', sans-serif"
 MONO = "ui-monospace, 'SF Mono', Menlo, Consolas, 'DejaVu Sans Mono', 'Liberation Mono', monospace"
