@@ -39,20 +39,6 @@ AGENT = "/api/v1/agents/a1/captures"
 SUM = Location(7, None, (Frame("sum", Kind.NATIVE),))
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(f"chdb://{tmp_path}/store")
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def client(store: Store) -> Iterator[TestClient]:
-    app = create_app(store, ServerOptions(store.url, commit_seconds=0))
-    with TestClient(app, "http://127.0.0.1", follow_redirects=False) as client:
-        yield client
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server = Server(f"chdb://{tmp_path_factory.mktemp('captures')}/store")

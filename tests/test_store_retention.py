@@ -27,13 +27,6 @@ DAY = 86400
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(f"chdb://{tmp_path}/store")
-    yield store
-    store.close()
-
-
-@pytest.fixture
 def client(store: Store) -> Iterator[TestClient]:
     app = create_app(store, ServerOptions("", commit_seconds=0))
     with TestClient(app, base_url="http://127.0.0.1") as client:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -39,20 +37,6 @@ def recent() -> None:
 
 def profile(start: int | None = None, host: str = "web-1", comm: str = "nginx", count: int = 70) -> Profile:
     return sent_profile(START if start is None else start, host, comm, count)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(f"chdb://{tmp_path}/store")
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def client(store: Store) -> Iterator[TestClient]:
-    app = create_app(store, ServerOptions(store.url, commit_seconds=0))
-    with TestClient(app, "http://127.0.0.1", follow_redirects=False) as client:
-        yield client
 
 
 PAGES = ["/", "/hosts.json", "/flamegraph", "/hosts/web-1", "/hosts/web-1.json", "/docs", "/openapi.json"]

@@ -6,9 +6,7 @@ import gzip
 import tracemalloc
 import xml.etree.ElementTree as ElementTree
 import zlib
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,20 +32,6 @@ from .sent_profiles import INGEST, PROTOBUF, START, body, profile, push, stored
 
 TOKEN = "a token of some length"
 HOSTILE = "<script>alert('x')</script>\"&;\0"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(f"chdb://{tmp_path}/store")
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def client(store: Store) -> Iterator[TestClient]:
-    app = create_app(store, ServerOptions(store.url, commit_seconds=0))
-    with TestClient(app, "http://127.0.0.1", follow_redirects=False) as client:
-        yield client
 
 
 def message(body: bytes) -> tuple[int, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
@@ -17,20 +16,6 @@ from .sent_profiles import INGEST, PROTOBUF, body, profile
 from .test_web_http import PAGES
 
 TOKEN = "a token of some length"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(f"chdb://{tmp_path}/store")
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def client(store: Store) -> Iterator[TestClient]:
-    app = create_app(store, ServerOptions(store.url, commit_seconds=0))
-    with TestClient(app, "http://127.0.0.1", follow_redirects=False) as client:
-        yield client
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import json
 import time
 import tracemalloc
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -34,13 +33,6 @@ NOW = int(time.time())
 TRIE = b"\x00\x00\x01\x02ab\x00\x02\x01c\x01\x00\x01d\x02\x00"
 TREE = b"\x00\x00\x01\x01a\x00\x02\x01b\x01\x00\x01c\x02\x00"
 HOSTILE = "'; DROP TABLE samples; --<script>"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(f"chdb://{tmp_path}/store")
-    yield store
-    store.close()
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -30,13 +29,6 @@ PATHS = ("tree", "diff", "top", "functions/who?function=f", "series", "labels?la
 
 def address(path: str, query: str) -> str:
     return f"/api/v1/{path}{'&' if '?' in path else '?'}{query}"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(f"chdb://{tmp_path}/store")
-    yield store
-    store.close()
 
 
 @pytest.fixture
