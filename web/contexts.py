@@ -401,10 +401,34 @@ class HostPage:
 
 
 @dataclass(frozen=True, slots=True)
+class FileTimesRow:
+    """The samples of a process, or of all, over time: `paths` are (opacity, path), a unit wide for each step."""
+
+    name: str
+    samples: int
+    paths: list[tuple[float, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class FileTimes:
+    """When the samples of a file of so many `seconds` were taken: `columns` steps of `step` seconds from `start` on.
+    From `since` to `until` is shown; `is_part` says that this was chosen. Times are since the file's first sample."""
+
+    seconds: float
+    start: float
+    step: float
+    columns: int
+    since: float
+    until: float
+    is_part: bool
+    rows: list[FileTimesRow]
+
+
+@dataclass(frozen=True, slots=True)
 class Opened:
     """A file that is shown: its name, format and event, all its events, what its counts are, and the picture, an
     SVG element as text. `problems` are sentences about what was left out of it, `extensions` are the formats it can be
-    had in."""
+    had in. `times` tells when its samples were taken, None where nobody knows."""
 
     name: str
     format: str
@@ -416,6 +440,7 @@ class Opened:
     accounting: Accounting
     extensions: tuple[str, ...]
     picture: str
+    times: FileTimes | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections.abc import Callable
 from typing import Annotated, Final, TypeVar
@@ -13,9 +14,11 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from profiler.event_names import unit_of
 from profiler.formats.read import FORMATS, read_file
 from profiler.formats.reading import ReadFile
+from profiler.formats.timed import within
 from web import urls
 from web.assets import render
 from web.contexts import Opened, OpenPage
+from web.file_times import file_times
 from web.flamegraph.rendering import EXTENSIONS, Options, events_of, merged
 from web.flamegraph.rendering import render as render_files
 from web.ingest import Refused, decompress, read_body
@@ -36,6 +39,14 @@ _TITLE: Final = 200  # characters
 
 Made = TypeVar("Made")
 
+Since = Annotated[
+    float | None,
+    Query(ge=0, allow_inf_nan=False, description="Only samples from so many seconds after the file's first on"),
+]
+Until = Annotated[
+    float | None, Query(gt=0, allow_inf_nan=False, description="Only samples before so many seconds after the first")
+]
+
 router = APIRouter()
 
 
@@ -45,10 +56,12 @@ def open_page() -> Response:
 
 
 @router.post("/open", include_in_schema=False)
-async def opened_page(request: Request, name: str = "", event: str = "") -> Response:
-    """The page with a file's picture in it; the file is the body."""
+async def opened_page(
+    request: Request, name: str = "", event: str = "", since: Since = None, until: Until = None
+) -> Response:
+    """The page with a file's picture in it, or that of a part; the file is the body."""
     try:
-        opened = await _in_thread(request, lambda data: _opened(data, name[:_TITLE], event))
+        opened = await _in_thread(request, lambda data: _opened(data, name[:_TITLE], event, _range(since, until)))
     except Refused as refusal:
         return HTMLResponse(render("open.html", OpenPage(MAX_FILE, FORMATS, str(refusal), None)), refusal.status)
     return HTMLResponse(render("open.html", OpenPage(MAX_FILE, FORMATS, "", opened)))
@@ -61,6 +74,8 @@ async def rendered(
     event: Annotated[str, Query(description="Which event of a file that holds several")] = "",
     title: Annotated[str, Query(description="The title of the picture", max_length=_TITLE)] = "",
     reverse: Annotated[bool, Query(description="Stacks from the leaf on, in pictures")] = False,
+    since: Since = None,
+    until: Until = None,
 ) -> Response:
     """A file (the body: folded stacks, pprof, perf script, speedscope, OTLP profiles or pilotlight's JSON, gzipped or
     not) in another format. Nothing of it is stored."""
@@ -68,7 +83,9 @@ async def rendered(
         return JSONResponse({"error": f"no format {format[:40]!r}; there are {', '.join(_MEDIA_TYPES)}"}, 400)
 
     def make(data: bytes) -> bytes:
-        return render_files([_read(data)], "." + format, Options(title, event, reverse)).data
+        return render_files(
+            [_part(_read(data), _range(since, until))], "." + format, Options(title, event, reverse)
+        ).data
 
     try:
         body = await _in_thread(request, make)
@@ -99,20 +116,29 @@ def _read(data: bytes) -> ReadFile:
     return read_file(data, max_unpacked=MAX_UNPACKED)
 
 
-def _opened(data: bytes, name: str, event: str) -> Opened:
-    file = _read(data)
+def _range(since: float | None, until: float | None) -> tuple[float, float] | None:
+    return None if since is None and until is None else (since or 0.0, math.inf if until is None else until)
+
+
+def _part(file: ReadFile, chosen: tuple[float, float] | None) -> ReadFile:
+    return within(file, *chosen) if chosen else file
+
+
+def _opened(data: bytes, name: str, event: str, chosen: tuple[float, float] | None) -> Opened:
+    whole = _read(data)
+    file = _part(whole, chosen)
     picture = render_files([file], ".svg", Options(name, event), script_href=urls.static("flamegraph.js"))
     profile = merged([file], event)[0]
-    events = events_of([file])
     return Opened(
         name=name,
         format=file.format,
         problems=file.problems,
         event=profile.event,
-        events=events,
+        events=events_of([file]),
         samples=profile.accounting.sampled,
         unit=unit_of(profile.event),
         accounting=profile.accounting,
         extensions=tuple(extension.removeprefix(".") for extension in EXTENSIONS),
         picture=picture.data.decode().partition("?>\n")[2],
+        times=file_times(whole, profile.event, chosen),
     )

@@ -58,8 +58,7 @@ class _Event:
     """The samples of one event so far. A sample is its stack, pid or -1, tid, comm and period or 0."""
 
     samples: list[tuple[tuple[Location, ...], int, int, str, int]] = field(default_factory=list)
-    first: float = float("inf")
-    last: float = float("-inf")
+    times: list[float] = field(default_factory=list)
 
 
 def is_perf_script(data: bytes) -> bool:
@@ -95,7 +94,10 @@ def read_perf_script(data: bytes) -> ReadFile:
     profiles = tuple(reader.profile(name, event, host[1] if host else "", hz) for name, event in reader.events.items())
     if not profiles:
         raise ValueError("this text of perf script holds no sample")
-    return ReadFile("perf script", profiles, (), tuple(reader.problems))
+    times = tuple(
+        tuple(event.times) if len(event.times) == len(event.samples) else () for event in reader.events.values()
+    )
+    return ReadFile("perf script", profiles, (), tuple(reader.problems), times)
 
 
 def _header(line: str) -> re.Match[str] | None:
@@ -199,7 +201,7 @@ class _Reader:
         total = sum([sample.count for sample in samples])
         if total > MAX_COUNT:
             raise ValueError(f"the periods of {name} add up to {total}, more than 64 bits hold")
-        length = round((event.last - event.first) * 1e9) + 10**9 // hz if event.last >= event.first else 0
+        length = round((max(event.times) - min(event.times)) * 1e9) + 10**9 // hz if event.times else 0
         return Profile(host, called, hz, Window(0, length), samples, plain_accounting(samples, total))
 
     def _sample(self, header: re.Match[str], stack: tuple[Location, ...]) -> None:
@@ -210,8 +212,7 @@ class _Reader:
             raise ValueError(f"the samples have more than {MAX_FRAMES:,} frames")
         event = self.events.setdefault(header["event"] or "", _Event())
         if header["time"]:
-            time = float(header["time"])
-            event.first, event.last = min(event.first, time), max(event.last, time)
+            event.times.append(float(header["time"]))
         pid = int(header["pid"]) if header["pid"] else -1
         event.samples.append((stack, pid, int(header["tid"]), header["comm"], int(header["period"] or 0)))
 

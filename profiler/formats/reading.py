@@ -20,12 +20,14 @@ class ReadFile:
     `tables`, one, or two where each stack has a count before and one after.
 
     `format` is the format's name for people, `problems` are sentences about what was left out or had to be assumed.
+    `times` has for each profile when each of its samples was taken, in seconds; () for a profile that does not say.
     """
 
     format: str
     profiles: tuple[Profile, ...] = ()
     tables: tuple[StackTable, ...] = ()
     problems: tuple[str, ...] = ()
+    times: tuple[tuple[float, ...], ...] = ()
 
 
 def plain_accounting(samples: Iterable[Sample], total: int) -> Accounting:

@@ -112,6 +112,64 @@ def test_an_event_is_chosen(server: str, page: Page, tmp_path: Path) -> None:
     expect(page.locator(".summary")).to_contain_text("2 page-faults")
 
 
+def test_a_part_of_the_time_is_dragged_over_and_shown_alone(server: str, page: Page, tmp_path: Path) -> None:
+    """A burst of a tenth of a second within a minute: found by eye in the map, then looked at in finer steps."""
+    path = tmp_path / "perf.txt"
+    lines = []
+    for i in range(6000):
+        comm, pid, name = ("burst", 8, "hot") if 3000 <= i < 3010 else ("calm", 7, "cold")
+        lines.append(f"{comm} {pid}/{pid} [000] {100 + i / 100:.6f}: cpu-clock:\n\t7f {name}+0x1 (/bin/x)\n")
+    path.write_text("\n".join(lines) + "\n")
+    page.goto(server + "open")
+    page.get_by_label("A profile").set_input_files(path)
+    expect(page.locator(".summary")).to_contain_text("6,000 samples")
+    expect(page.locator("#times-title")).to_contain_text("in steps of 200 ms")
+    rows = page.locator(".filetimes ol li")
+    expect(rows).to_have_count(3)
+    row = rows.filter(has_text="burst").bounding_box()
+    mark = page.locator("#filemap g").nth(2).bounding_box()  # all, calm, burst: of which the last is short
+    assert row and mark and abs(row["y"] - mark["y"]) < 4 and mark["width"] < 8
+    page.mouse.move(mark["x"] + 1, row["y"] + 8)
+    page.mouse.down()
+    page.mouse.move(mark["x"] + mark["width"] - 1, row["y"] + 8, steps=3)
+    page.mouse.up()
+    expect(page.locator("#times-title")).to_contain_text("in steps of 1 ms")
+    expect(frame(page, "hot")).to_have_attribute("aria-label", re.compile("10 samples"))
+    since, until = page.get_by_role("spinbutton", name="From"), page.get_by_role("spinbutton", name="Until")
+    assert 29.8 <= float(since.input_value()) <= 30.0 and 30.1 <= float(until.input_value()) <= 30.4
+    with page.expect_download() as download:
+        page.get_by_role("button", name=".json", exact=True).click()
+    saved = read_json(Path(download.value.path()).read_bytes())
+    assert saved.accounting.closes and 10 <= saved.accounting.sampled <= 60
+
+    # By keyboard: seconds are written.
+    since.fill("30.05")
+    until.fill("30.08")
+    page.keyboard.press("Enter")
+    expect(page.locator(".summary")).to_contain_text("3 samples")
+    page.get_by_role("button", name="All of it").click()
+    expect(page.locator(".summary")).to_contain_text("6,000 samples")
+
+
+def test_a_part_that_holds_nothing_is_told_and_another_can_be_chosen(
+    server: str, browser_page: Page, tmp_path: Path
+) -> None:
+    page, path = browser_page, tmp_path / "perf.txt"
+    path.write_text("".join(f"a 7/7 [000] {10 + i}.5: cpu-clock:\n\t7f f+0x1 (/bin/x)\n\n" for i in range(9)))
+    page.goto(server + "open")
+    page.get_by_label("A profile").set_input_files(path)
+    since, until = page.get_by_role("spinbutton", name="From"), page.get_by_role("spinbutton", name="Until")
+    since.fill("99")
+    until.fill("100")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("no sample was taken from 99 to 100 s")
+    since.fill("2")
+    until.fill("4")
+    page.keyboard.press("Enter")
+    expect(page.locator(".summary")).to_contain_text("2 samples")
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
 def test_what_is_no_profile_is_told_on_the_page(server: str, browser_page: Page, tmp_path: Path) -> None:
     path = tmp_path / "no.txt"
     path.write_text("no profile at all\n")

@@ -6,6 +6,7 @@ const form = document.getElementById("open");
 const input = form.querySelector("input[type=file]");
 let file = null;
 let event = "";
+let part = {}; // { since, until } in seconds of the file, where only that is shown
 let shows = 0; // how many files were sent: an answer that comes too late is dropped
 
 const address = (path, parameters) => `${path}?${new URLSearchParams(parameters)}`;
@@ -39,14 +40,20 @@ async function send(path, parameters) {
 
 async function show() {
   const number = ++shows;
-  say(`Reading ${file.name}\u2026`, false);
+  if (!document.querySelector(".filetimes")) say(`Reading ${file.name}\u2026`, false);
   try {
-    const answer = await send("/open", { name: file.name.slice(0, 200), event });
+    const answer = await send("/open", { name: file.name.slice(0, 200), event, ...part });
     const text = await answer.text();
     if (number !== shows) return;
     const fresh = new DOMParser().parseFromString(text, "text/html");
     const opened = fresh.getElementById("opened");
     if (!opened) return say(`The server answered ${answer.status}: log in again, or look at its log.`, true);
+    // A part that is not there leaves the map on the page, so that another can be chosen.
+    const map = document.querySelector(".filetimes");
+    if (!answer.ok && map) {
+      map.querySelector(".problem")?.remove();
+      return map.append(...opened.querySelectorAll(".problem"));
+    }
     const scripts = [...opened.querySelectorAll("svg script")];
     replace(opened.childNodes);
     document.title = fresh.title;
@@ -65,7 +72,7 @@ async function save(format, button) {
   button.disabled = true;
   try {
     const title = file.name.slice(0, 200);
-    const answer = await send("/api/v1/render", { format, event, title });
+    const answer = await send("/api/v1/render", { format, event, title, ...part });
     if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).error ?? `The server answered ${answer.status}.`);
     const link = document.createElement("a");
     link.href = URL.createObjectURL(await answer.blob());
@@ -84,7 +91,8 @@ async function save(format, button) {
 
 function take(files) {
   if (!files?.length) return;
-  [file, event] = [files[0], ""];
+  [file, event, part] = [files[0], "", {}];
+  replace([]);
   show();
 }
 
@@ -108,4 +116,57 @@ document.getElementById("opened").addEventListener("change", (changed) => {
 document.getElementById("opened").addEventListener("click", (clicked) => {
   const button = clicked.target.closest("button[data-format]");
   if (button && file) save(button.dataset.format, button);
+  if (clicked.target.id === "all") showPart({});
 });
+
+// ---------------------------------------------------------------------------------------------- a part of its time
+
+function showPart(chosen) {
+  part = chosen;
+  show();
+}
+
+document.getElementById("opened").addEventListener("submit", (submitted) => {
+  if (submitted.target.id !== "part") return;
+  submitted.preventDefault();
+  const { since, until } = submitted.target.elements;
+  showPart({ since: since.value || 0, ...(until.value && { until: until.value }) });
+});
+
+let drag = null; // { from, to } in columns of the map
+
+const columnAt = (map, clientX) => {
+  const { left, width } = map.getBoundingClientRect();
+  return Math.min(Math.max(((clientX - left) / width) * map.viewBox.baseVal.width, 0), map.viewBox.baseVal.width);
+};
+const ordered = ({ from, to }) => {
+  const first = Math.floor(Math.min(from, to));
+  return { first, last: Math.max(Math.ceil(Math.max(from, to)), first + 1) };
+};
+
+document.addEventListener("pointerdown", (pressed) => {
+  const map = pressed.button === 0 && pressed.target.closest?.("#filemap");
+  if (!map) return;
+  const at = columnAt(map, pressed.clientX);
+  drag = { map, from: at, to: at };
+  map.setPointerCapture(pressed.pointerId);
+  pressed.preventDefault();
+});
+document.addEventListener("pointermove", (moved) => {
+  if (!drag) return;
+  drag.to = columnAt(drag.map, moved.clientX);
+  const { first, last } = ordered(drag);
+  const span = drag.map.querySelector(".span");
+  span.setAttribute("x", first);
+  span.setAttribute("width", last - first);
+});
+document.addEventListener("pointerup", () => {
+  if (!drag) return;
+  const { first, last } = ordered(drag);
+  const { step, start } = drag.map.closest("[data-step]").dataset;
+  const at = (column) => Number((Number(start) + column * step).toPrecision(12));
+  drag = null;
+  // Whole steps, written without the noise of fractions that have no end in binary.
+  showPart({ since: at(first), until: at(last) });
+});
+document.addEventListener("pointercancel", () => { drag = null; });
