@@ -58,7 +58,7 @@ if (menu) {
     button.setAttribute("aria-label", `Copy: ${button.dataset.copy}`);
     button.addEventListener("click", () => copy(button.parentElement.querySelector("input"), button.dataset.copy));
   }
-  menu.addEventListener("toggle", follow);
+  menu.querySelector("summary").addEventListener("click", follow);
   menu.addEventListener("keydown", (event) => {
     if (event.key !== "Escape" || !menu.open) return;
     event.stopPropagation();
