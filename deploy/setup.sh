@@ -41,7 +41,8 @@ perl perl
 /usr/sbin/profile-bpfcc bpfcc-tools
 /usr/share/doc/linux-headers-$(dpkg --print-architecture) linux-headers-$(dpkg --print-architecture)
 setpriv util-linux
-pgrep procps"
+pgrep procps
+curl curl"
 
 python=
 for candidate in /usr/bin/python3 python3; do
