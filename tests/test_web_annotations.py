@@ -35,14 +35,14 @@ def test_a_deploy_is_noted_once_found_and_taken_back(client: TestClient) -> None
     made = client.post(API, json=deploy)
     assert made.status_code == 201
     assert client.post(API, json=deploy).json() == made.json()
-    assert texts(client, "from=now-1h") == ["shop 2.4.1 deployed"]
+    assert texts(client, "from=now-1d") == ["shop 2.4.1 deployed"]
     where = made.headers["location"]
     assert client.get(where).json()["labels"] == {"service": "shop"}
     assert client.delete(where).json()["text"] == "shop 2.4.1 deployed"
     assert client.get(where).status_code == client.delete(where).status_code == 404
-    assert texts(client, "from=now-1h") == []
+    assert texts(client, "from=now-1d") == []
     assert client.post(API, json=deploy).status_code == 201  # meant after all
-    assert texts(client, "from=now-1h") == ["shop 2.4.1 deployed"]
+    assert texts(client, "from=now-1d") == ["shop 2.4.1 deployed"]
     client.delete(where)
 
 

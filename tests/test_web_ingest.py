@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import time
 import tracemalloc
 import xml.etree.ElementTree as ElementTree
 import zlib
@@ -21,17 +22,30 @@ from opentelemetry.proto.collector.profiles.v1development.profiles_service_pb2 i
 from profiler.better_names import encode
 from profiler.formats.json import read_json
 from profiler.formats.otlp_read import MAX_BODY
-from profiler.model import Cost, Unwinding
+from profiler.model import Cost, Profile, Unwinding
 from symbolizer.types import Binary, Frame, Kind, Location
 from web import ingest
 from web.app import ServerOptions, create_app
 from web.store.store import Store
 from web.store.writer import Busy, Writer
 
-from .sent_profiles import INGEST, PROTOBUF, START, body, profile, push, stored
+from .sent_profiles import INGEST, PROTOBUF, body, push, stored
+from .sent_profiles import profile as sent_profile
 
+START = int(time.time()) // 10 * 10 - 120
 TOKEN = "a token of some length"
 HOSTILE = "<script>alert('x')</script>\"&;\0"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def recent() -> None:
+    """Pages show the last 15 minutes, and pytest imports a module long before its tests have their turn."""
+    global START
+    START = int(time.time()) // 10 * 10 - 120
+
+
+def profile(start: int | None = None, count: int = 70) -> Profile:
+    return sent_profile(START if start is None else start, count=count)
 
 
 def message(body: bytes) -> tuple[int, str]:

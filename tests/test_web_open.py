@@ -131,24 +131,24 @@ def test_what_cannot_be_rendered_is_told_in_a_sentence(
         assert page.status_code == status and sentence in unescape(page.text) and 'role="alert"' in page.text
 
 
-PERF = b"".join(b"a 7/7 [000] %d.500000: cpu-clock:\n\t7f f%d+0x1 (/bin/x)\n\n" % (i, i % 2) for i in range(10, 20))
+TIMED = b"".join(b"a 7/7 [000] %d.500000: cpu-clock:\n\t7f f%d+0x1 (/bin/x)\n\n" % (i, i % 2) for i in range(10, 20))
 
 
 def test_a_part_of_a_files_time_is_shown_and_written_alone(client: TestClient) -> None:
-    page = client.post("/open?since=2&until=4.5", content=PERF)
+    page = client.post("/open?since=2&until=4.5", content=TIMED)
     assert page.status_code == 200 and "<b>3</b> samples" in page.text and 'id="filemap"' in page.text
-    folded = client.post("/api/v1/render?format=folded&since=2&until=4.5", content=PERF)
+    folded = client.post("/api/v1/render?format=folded&since=2&until=4.5", content=TIMED)
     assert sum(int(line.rsplit(" ", 1)[1]) for line in folded.text.splitlines()) == 3
-    rest = client.post("/api/v1/render?format=folded&since=4.5", content=PERF).text
-    first = client.post("/api/v1/render?format=folded&until=4.5", content=PERF).text
+    rest = client.post("/api/v1/render?format=folded&since=4.5", content=TIMED).text
+    first = client.post("/api/v1/render?format=folded&until=4.5", content=TIMED).text
     assert sum(int(line.rsplit(" ", 1)[1]) for line in (rest + first).splitlines()) == 10
 
 
 @pytest.mark.parametrize(
     ("query", "content", "said"),
     [
-        ("since=5&until=2", PERF, "end after its beginning"),
-        ("since=500", PERF, "no sample was taken from 500"),
+        ("since=5&until=2", TIMED, "end after its beginning"),
+        ("since=500", TIMED, "no sample was taken from 500"),
         ("since=1", b"a;b 3\n", "does not say when its samples were taken"),
     ],
 )
@@ -157,7 +157,7 @@ def test_a_part_that_is_not_there_is_told(client: TestClient, query: str, conten
         answer = client.post(path + query, content=content)
         assert answer.status_code == 400 and said in answer.text
     for bad in ("since=-1", "since=x", "until=nan", "until=inf", "until=0"):
-        assert 400 <= client.post("/api/v1/render?" + bad, content=PERF).status_code < 500
+        assert 400 <= client.post("/api/v1/render?" + bad, content=TIMED).status_code < 500
 
 
 def test_names_of_files_and_functions_stay_text(client: TestClient) -> None:
@@ -182,5 +182,6 @@ def test_the_page_is_linked_and_says_what_can_be_read(client: TestClient) -> Non
 
 def test_render_is_in_the_api_description(client: TestClient) -> None:
     described = client.get("/openapi.json").json()["paths"]["/api/v1/render"]["post"]
-    assert {parameter["name"] for parameter in described["parameters"]} == {"format", "event", "title", "reverse"}
+    names = {parameter["name"] for parameter in described["parameters"]}
+    assert names == {"format", "event", "title", "reverse", "since", "until"}
     assert json.dumps(described)
