@@ -408,10 +408,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as passing:
         store = Store(f"chdb://{os.path.abspath(asked.keep or passing)}/store")
         print(f"machine  {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f} at the beginning", flush=True)
-        filled = store.rows("SELECT count(), toUnixTimestamp(min(ts)) FROM samples WHERE host LIKE 'host-%'").rows[0]
-        start = filled[1] if filled[0] else int(time.time()) // 3600 * 3600 - 3600 * asked.hours
-        size = Size(asked.hosts, asked.hours, asked.stacks, start)
-        if filled[0]:
+        kept, first, hosts, hours = store.rows(
+            "SELECT count(), toUnixTimestamp(min(ts)), uniqExact(host), dateDiff('hour', min(ts), max(ts)) + 1"
+            " FROM windows WHERE host LIKE 'host-%'"
+        ).rows[0]
+        start = int(time.time()) // 3600 * 3600 - 3600 * asked.hours
+        size = Size(hosts, hours, 0, first) if kept else Size(asked.hosts, asked.hours, asked.stacks, start)
+        if kept:
             store.horizon = int(store.rows("SELECT max(batch) FROM pushes").rows[0][0])
         else:
             fill(store, size)

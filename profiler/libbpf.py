@@ -19,8 +19,6 @@ class BpfRefused(BpfError):
     """The kernel's verifier did not accept a program, or does not know something it uses."""
 
 
-_PRINTER = c.CFUNCTYPE(c.c_int, c.c_int, c.c_char_p, c.c_void_p)
-
 _SIGNATURES: dict[str, tuple[type | None, list[type]]] = {
     "bpf_object__open_file": (c.c_void_p, [c.c_char_p, c.c_void_p]),
     "bpf_object__load": (c.c_int, [c.c_void_p]),

@@ -19,10 +19,10 @@ from web.store.annotations import Annotation
 from web.store.retention import Retention
 from web.store.selection import LABELS, parse_time, rfc3339
 from web.store.store import BadQuery, Store
+from web.store.writer import MAX_AHEAD_S
 
 MOST_LISTED: Final = 1000
 _MAX_BODY: Final = 1 << 16
-_MAX_AHEAD_S: Final = 86400
 _LABEL: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]{0,199}")
 
 router = APIRouter(prefix="/api/v1/annotations", tags=["annotations"])
@@ -125,7 +125,7 @@ def _made(body: bytes, kept: Retention) -> Annotation:
         raise Refused(400, 3, "malformed", str(error)) from error
     if until < at:
         raise Refused(400, 3, "malformed", "`until` is earlier than `at`")
-    if at > now + _MAX_AHEAD_S or until > now + _MAX_AHEAD_S:
+    if at > now + MAX_AHEAD_S or until > now + MAX_AHEAD_S:
         raise Refused(400, 3, "malformed", "`at` and `until` may be a day ahead at most")
     if at < now - kept.rollups * 86400:
         raise Refused(400, 3, "malformed", f"`at` is older than what is kept here, which is {kept.rollups} days")

@@ -6,7 +6,8 @@ const form = document.getElementById("open");
 const input = form.querySelector("input[type=file]");
 let file = null;
 let event = "";
-let part = {}; // { since, until } in seconds of the file, where only that is shown
+let part = {}; // { since, until } in seconds of the file, where only that is asked for
+let partShown = {}; // what is on the page
 let shows = 0; // how many files were sent: an answer that comes too late is dropped
 
 const address = (path, parameters) => `${path}?${new URLSearchParams(parameters)}`;
@@ -51,10 +52,12 @@ async function show() {
     // A part that is not there leaves the map on the page, so that another can be chosen.
     const map = document.querySelector(".filetimes");
     if (!answer.ok && map) {
+      part = partShown;
       map.querySelector(".problem")?.remove();
       return map.append(...opened.querySelectorAll(".problem"));
     }
     const scripts = [...opened.querySelectorAll("svg script")];
+    partShown = part;
     replace(opened.childNodes);
     document.title = fresh.title;
     for (const script of scripts) {

@@ -9,7 +9,7 @@ from typing import Any, Final
 from web.store.selection import LABELS, Selection
 from web.store.series import NOT_BY_MINUTE, over_time
 from web.store.store import BadQuery, Store
-from web.store.sums import HOUR_S
+from web.store.sums import HOUR_S, with_labels
 from web.store.windows import user_labels
 
 MOST_COLUMNS: Final = 400
@@ -138,10 +138,7 @@ def _by_value(
     if column == "label_set":
         parameters["label"] = label
         value = "labels[{label:String}]"
-        source = (
-            f"SELECT labels, hz, value, time FROM ({source}) AS s LEFT ANY JOIN"
-            " (SELECT id, labels FROM label_sets LIMIT 1 BY id) AS l ON s.label_set = l.id"
-        )
+        source = with_labels(source)
     others, chosen = 0, "true"
     if most:
         by_weight = store.rows(

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from web.store.selection import LABELS, Selection
 from web.store.store import BadQuery, Store
-from web.store.sums import HOUR_S, Plan, label_sets, source_of, weighed
+from web.store.sums import HOUR_S, Plan, label_sets, source_of, weighed, with_labels
 from web.store.windows import at_rate, rate_of
 
 MAX_POINTS: Final = 100_000
@@ -83,10 +83,7 @@ def values_of(
     if column == "label_set":
         parameters["label"] = label
         value = "labels[{label:String}]"
-        source = (
-            f"SELECT labels, value, hz FROM ({source}) AS s LEFT ANY JOIN"
-            " (SELECT id, labels FROM label_sets LIMIT 1 BY id) AS l ON s.label_set = l.id"
-        )
+        source = with_labels(source)
     parameters["limit"] = limit
     return store.rows(
         f"SELECT toString({value}) AS name, sum({weighed('value', rates)}) AS samples FROM ({source})"

@@ -239,6 +239,14 @@ def label_sets(store: Store, ids: set[str]) -> dict[str, dict[str, str]]:
     return {**{number: {} for number in ids}, **dict(rows)}
 
 
+def with_labels(source: str) -> str:
+    """SQL that gives the `labels` that users added beside `hz`, `value` and `time` of a source with its `label_set`."""
+    return (
+        f"SELECT labels, hz, value, time FROM ({source}) AS s LEFT ANY JOIN"
+        " (SELECT id, labels FROM label_sets LIMIT 1 BY id) AS l ON s.label_set = l.id"
+    )
+
+
 def _chosen(stacks: Ids | None) -> str:
     return "stack IN {stacks:Array(UInt64)}" if stacks is not None and len(stacks) <= _CHOSEN else ""
 
