@@ -28,8 +28,9 @@ from web.flamegraph.calltree import build_tree, tree_to_json
 from web.store.queries import Empty, MixedRates, Queries, rates_title
 from web.store.rows import MAX_NAME
 from web.store.selection import Selection, parse, parse_matcher, parse_time
+from web.store.stackcache import PREFIX
 from web.store.store import BadQuery, Store
-from web.store.writer import Push, Writer
+from web.store.writer import Names, Push, Writer
 
 NOW = int(time.time()) // 3600 * 3600
 START = NOW - 600
@@ -189,6 +190,63 @@ def test_a_tree_is_what_its_stack_table_gives(keep: Keep, group_by: tuple[str, .
         tree, same = queries.tree(selection, group_by, limit)
         assert tree_to_json(tree) == tree_to_json(build_tree(table, limit))
         assert same == overview and int(tree.total[0]) == overview.accounting.sampled > 0
+
+
+def deep_samples() -> tuple[Sample, ...]:
+    """Stacks about as deep as what is merged as one: they begin alike, on the same lines or others, and end apart."""
+
+    def at(name: str, line: int = 1) -> Location:
+        return Location(100 * line + len(name), Binary("/lib/d.so"), (Frame(name, Kind.NATIVE, "", "d.c", line),))
+
+    begin = [at("f" * (1 + i % 9)) for i in range(PREFIX)]  # root first, with recursion
+    other_lines = [at("f" * (1 + i % 9), 1 + i % 3) for i in range(PREFIX)]
+    ends: list[list[Location]] = [[], [at("x")], [at("x"), at("y")], [at("y")], [at("y"), at("x"), at("x")]]
+    paths = [[*first, *end] for first in (begin, other_lines) for end in ends]
+    paths += [begin[:-1], [*begin[:-1], at("y")], [*begin[:-1], at("y"), at("x")], other_lines[:3]]
+    return tuple(
+        Sample(tuple(reversed(path)), 1, process, thread, 1 + i)
+        for process, thread in (("deep", "deep"), ("deep", "worker"), ("app", "app"))
+        for i, path in enumerate(paths)
+    )
+
+
+@pytest.mark.parametrize("limit", [None, 7, 40, 10_000])
+@pytest.mark.parametrize("group_by", [(), ("host",)])
+def test_stacks_that_begin_alike_are_apart_where_they_part(
+    keep: Keep, group_by: tuple[str, ...], limit: int | None
+) -> None:
+    samples = deep_samples()
+    queries = keep(replace(profile(START), samples=samples, accounting=account(samples)), profile(START + 10))
+    for matchers in ((), ("process=deep",), ("thread=worker",)):
+        selection = queries.resolve(select(*matchers))
+        table, _ = queries.stack_table(selection, group_by)
+        tree, overview = queries.tree(selection, group_by, limit)
+        assert tree_to_json(tree) == tree_to_json(build_tree(table, limit))
+        assert int(tree.total[0]) == overview.accounting.sampled > 0
+
+
+def test_what_a_stack_begins_with_may_get_another_name(keep: Keep) -> None:
+    def at(number: int, name: str) -> Location:
+        return Location(number, Binary("/lib/d.so", "dd"), (Frame(name, Kind.NATIVE),))
+
+    path = [at(i, f"f{i}") for i in range(PREFIX + 2)]
+    unnamed, other = (
+        Location(number, Binary("/lib/d.so", "dd"), (Frame("[d.so]", Kind.UNKNOWN, reason=Reason.NO_SYMBOLS),))
+        for number in (98, 99)
+    )
+    paths = [[*path[:3], place, *path[4:]] for place in (path[3], unnamed, other)]
+    samples = tuple(Sample(tuple(reversed(one)), 1, "deep", "deep", 5 + i) for i, one in enumerate(paths))
+    queries = keep(replace(profile(START), samples=samples, accounting=account(samples)))
+    selection = queries.resolve(select())
+    branch = PREFIX + 2 - 3
+    assert len(queries.tree(selection)[0]) == 2 + 3 + 2 * branch  # f3, and both that have no name
+    writer = Writer(queries.store, interval=0)
+    for named in (replace(unnamed, frames=(Frame("f3", Kind.NATIVE, "", "d.c", 3),)), at(99, "apart")):
+        writer.submit(Names([named])).result(60)
+        tree, _ = queries.tree(selection)
+        assert tree_to_json(tree) == tree_to_json(build_tree(queries.stack_table(selection)[0]))
+        assert len(tree) == 2 + 3 + 2 * branch
+    writer.close()
 
 
 @pytest.mark.parametrize(
