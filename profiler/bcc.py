@@ -31,7 +31,7 @@ from profiler.stacks import MAX_FRAMES, STACK, Stacks, to_look_up
 _IS_ASIDE = np.uint64(1 << 63)
 _TRACE_ID = np.uint64((1 << 32) - 1)
 _MAPS = ("stacks_0", "stacks_1", "aside_0", "aside_1", "counts_0", "counts_1")
-_SMALL_MAPS = ("counters", "generation", "scratch", "pids", "cgroups")
+_SMALL_MAPS = ("counters", "generation", "scratch", "cpu_kinds", "pids", "cgroups")
 
 _SOURCE = Path(__file__).parent / "bpf" / "sampler.bcc.c"
 _CHILD = Path(__file__).with_name("bcc_child.py")

@@ -12,6 +12,8 @@ import os
 import struct
 from pathlib import Path
 
+from profiler.cpukinds import cpu_list
+
 EVENT = "cpu-clock"
 
 _libc = c.CDLL(None, use_errno=True)
@@ -54,12 +56,8 @@ def max_sample_rate() -> int:
 
 
 def online_cpus() -> frozenset[int]:
-    """The CPUs that are online now, from a list such as 0-3,8."""
-    cpus: set[int] = set()
-    for part in _ONLINE.read_text().strip().split(","):
-        first, _, last = part.partition("-")
-        cpus.update(range(int(first), int(last or first) + 1))
-    return frozenset(cpus)
+    """The CPUs that are online now."""
+    return frozenset(cpu_list(_ONLINE.read_text()))
 
 
 def open_clock(cpu: int, hz: int, program_fd: int) -> int:

@@ -29,12 +29,12 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """`count` ticks that found the same thread name of the same process in the same stack.
+    """`count` ticks that found the same thread name of the same process in the same stack, on CPUs of the same kind.
 
     `stack` is leaf first, kernel frames before user frames, and may be empty. `process` is the
     name of the process, `thread` that of the thread (its comm); both are "" and `pid` is 0 where a file of
-    another profiler does not tell. `service` and `container` are ""
-    where the process belongs to none.
+    another profiler does not tell. `service` and `container` are "" where the process belongs to none, `cpu_kind`
+    (as cpukinds.py has it) where nobody tells.
     """
 
     stack: tuple[Location, ...]
@@ -44,6 +44,7 @@ class Sample:
     count: int
     service: str = ""
     container: str = ""
+    cpu_kind: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,7 +377,8 @@ def merge(profiles: Sequence[Profile]) -> Profile:
         for sample in profile.samples:
             # Locations by id(), as hashing them costs much more; the samples kept in `examples` keep them alive.
             stack = tuple(map(id, sample.stack))
-            key = (stack, sample.pid, sample.process, sample.thread, sample.service, sample.container)
+            who = (sample.pid, sample.process, sample.thread, sample.service, sample.container, sample.cpu_kind)
+            key = (stack, *who)
             examples.setdefault(key, sample)
             counts[key] = counts.get(key, 0) + sample.count * factor
     first, last = profiles[0], profiles[-1]

@@ -10,7 +10,7 @@ from profiler.event_names import unit_of
 from profiler.model import Profile, Sample
 from symbolizer.types import Frame, Kind, Location
 
-KEYS: Final = ("comm", "dso", "symbol", "process", "pid", "service", "container", "srcline")
+KEYS: Final = ("comm", "dso", "symbol", "process", "pid", "service", "container", "cpu_kind", "srcline")
 DEFAULT_KEYS: Final = ("comm", "dso", "symbol")
 _TITLES: Final = {
     "comm": "Command",
@@ -20,6 +20,7 @@ _TITLES: Final = {
     "pid": "Pid",
     "service": "Service",
     "container": "Container",
+    "cpu_kind": "CPU Kind",
     "srcline": "Source:Line",
 }
 # perf's mark of the privilege level, and letters of our own for the kinds that perf does not tell apart
@@ -138,6 +139,7 @@ _OF_SAMPLE: Final[dict[str, Callable[[Sample], str]]] = {
     "pid": lambda sample: str(sample.pid),
     "service": lambda sample: sample.service,
     "container": lambda sample: sample.container,
+    "cpu_kind": lambda sample: sample.cpu_kind,
 }
 
 

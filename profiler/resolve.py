@@ -104,10 +104,11 @@ def resolve(
     kernel = dict(zip(kernel_part.positions.tolist(), kernel_part.stacks(marks), strict=True))
     known, user_part, mappings = _user_part(raw, user_at, keys["tgid"], counts, marks, processes, symbolizer, breathe)
     samples: list[Sample] = []
-    for pid, comm, cgroup, kernel_position, user_position, count in zip(
+    for pid, comm, cgroup, kind, kernel_position, user_position, count in zip(
         keys["tgid"].tolist(),
         keys["comm"].tolist(),
         keys["cgroup"].tolist(),
+        keys["cpu_kind"].tolist(),
         kernel_at.tolist(),
         user_at.tolist(),
         counts.tolist(),
@@ -118,7 +119,8 @@ def resolve(
         stack = kernel.get(kernel_position, ()) + process.stacks[program].get(user_position, ())
         workload = cgroups.workload(cgroup)
         name = process.names[program] if process.names else thread
-        samples.append(Sample(stack, pid, name, thread, count, workload.service, workload.container))
+        who = (pid, name, thread, count, workload.service, workload.container)
+        samples.append(Sample(stack, *who, raw.cpu_kinds[kind]))
     named, unknown_frames = _frame_counts([kernel_part, user_part], marks)
     return Resolved(
         tuple(samples),

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from profiler import events, maps
 from profiler.accounting import TickCounts
-from profiler.libbpf import BpfObject, BpfRefused
+from profiler.cpukinds import cpu_kinds
+from profiler.libbpf import BpfObject, BpfRefused, possible_cpus
 from profiler.model import Window
 from profiler.stacks import NO_STACKS, STACK, Stacks, to_look_up
 from profiler.unwind.store import most_chunks
@@ -30,7 +31,7 @@ SAMPLE_KEY = np.dtype(
         ("kernel_stack", "<u8"),
         ("user_stack", "<u8"),
         ("tgid", "<u4"),
-        ("padding", "<u4"),
+        ("cpu_kind", "<u4"),
         ("comm", "S16"),
     ]
 )
@@ -53,7 +54,7 @@ _OBJECT = Path(__file__).parent / "bpf" / "sampler.bpf.o"
 _FOLLOWERS = ("on_exit", "on_fork", "on_rename")
 BPF_LOOP_SINCE = (5, 17)
 _STOCK = 16
-_MAPS = ("stacks_0", "stacks_1", "counts_0", "counts_1", "counters", "scratch", "pids", "cgroups", "walks")
+_MAPS = ("stacks_0", "stacks_1", "counts_0", "counts_1", "counters", "scratch", "cpu_kinds", "pids", "cgroups", "walks")
 _UNWIND_MAPS = ("mapping_blocks", "unwind_files", "unwind_pages", "unwind_rules", "unwind_chunks")
 _SHARED_MAPS = (*_UNWIND_MAPS, "wanted")
 _ARRAYS = frozenset(("unwind_files", "unwind_pages", "unwind_rules", "unwind_chunks"))
@@ -64,7 +65,8 @@ _MOST_ENTRIES_UP_FRONT = 1 << 15  # 32 MB for each generation of stacks
 
 @dataclass(frozen=True, slots=True)
 class RawWindow:
-    """One window as the kernel counted it. `keys` are of SAMPLE_KEY, `counts` go with them; stack id 0 is no stack.
+    """One window as the kernel counted it. `keys` are of SAMPLE_KEY, `counts` go with them; stack id 0 is no stack, and
+    a key's `cpu_kind` the place of its name in `cpu_kinds`.
 
     `start_mono_ns` and `end_mono_ns` are the window's bounds by CLOCK_MONOTONIC, which process records are
     stamped with. `cpu_seconds` sums the time each CPU was sampled, `hz` times a second.
@@ -79,6 +81,7 @@ class RawWindow:
     counts: NDArray[np.uint64]
     stacks: Stacks
     counted: TickCounts
+    cpu_kinds: tuple[str, ...] = ("",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +149,8 @@ class Sampler:
             self._generation = 0
             self._since: dict[int, float] = {}
             self._cpu_seconds = 0.0
+            self._kinds = [""]
+            self._kind_of = np.zeros(possible_cpus(), "<u8")
             self._start_ns, self._start_mono_ns = time.time_ns(), time.monotonic_ns()
             self.follow_cpus(events.online_cpus())
         except BaseException:
@@ -163,7 +168,10 @@ class Sampler:
         for cpu in self._clocks.keys() - online:
             os.close(self._clocks.pop(cpu))
             self._cpu_seconds += now - self._since.pop(cpu)
-        for cpu in sorted(online - self._clocks.keys()):
+        fresh = sorted(online - self._clocks.keys())
+        if fresh:
+            self._tell_kinds()
+        for cpu in fresh:
             self._warm_up(cpu)
             try:
                 self._clocks[cpu] = events.open_clock(cpu, self.hz, self._object.program_fd(self.tick_program))
@@ -202,6 +210,7 @@ class Sampler:
             counts,
             self._drain_stacks(old),
             self._take_counters(old),
+            tuple(self._kinds),
         )
 
     def locked_bytes(self) -> int:
@@ -283,6 +292,14 @@ class Sampler:
             loaded.set_max_entries(name, size)
             if up_front and name not in _ARRAYS:
                 loaded.allocate_up_front(name)
+
+    def _tell_kinds(self) -> None:
+        """Has the samples of each CPU say of what kind it is. A kind keeps its number."""
+        for cpu, kind in cpu_kinds().items():
+            if kind not in self._kinds:
+                self._kinds.append(kind)
+            self._kind_of[cpu] = self._kinds.index(kind)
+        maps.write_per_cpu(self._object.map_fd("cpu_kinds"), 0, self._kind_of)
 
     def _warm_up(self, cpu: int) -> None:
         """Has the maps' allocators hold some free elements on a CPU before its first tick.

@@ -24,7 +24,7 @@ PROFILE = Profile(
     "cycles",
     49,
     Window(5, 9),
-    (Sample((LOCATION, LOCATION), 1, "p", "t", 2, "svc", "c"), Sample((LOCATION,), 1, "p", "t", 3)),
+    (Sample((LOCATION, LOCATION), 1, "p", "t", 2, "svc", "c", "big"), Sample((LOCATION,), 1, "p", "t", 3)),
     Accounting(9, 8, 1, 1, 5, {"counts map full": 1}, 4, {"no symbols": 2}, Cost(1, 2, 3, 4, 5), WALKED),
     {"env": "prod"},
 )
@@ -47,6 +47,13 @@ def test_what_occurs_often_is_written_once() -> None:
 def test_a_location_read_is_one_object() -> None:
     first, second = read_json(write_json(PROFILE)).samples
     assert first.stack[0] is first.stack[1] is second.stack[0]
+
+
+def test_threads_of_older_files_have_no_kind_of_cpu() -> None:
+    document = json.loads(write_json(PROFILE))
+    assert [thread[5] for thread in document["threads"]] == ["big", ""]
+    document["threads"] = [thread[:5] for thread in document["threads"]]
+    assert [sample.cpu_kind for sample in read_json(json.dumps(document).encode()).samples] == ["", ""]
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"1" * 5_000])

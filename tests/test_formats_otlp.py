@@ -160,6 +160,15 @@ def test_samples_of_the_ebpf_profiler_become_counts_by_event() -> None:
     assert [s.count for s in off_cpu.samples] == [3501]
 
 
+def test_the_cpus_model_is_the_samples_kind_of_cpu_and_no_label() -> None:
+    message = Foreign()
+    resource = message.resource(host_cpu_model_name="AMD EPYC", host_cpu_family="25")
+    message.profile(resource, "samples", "count", 50_000_000).samples.add(values=[1])
+    (profile,) = read_otlp(message.body()).profiles
+    assert [sample.cpu_kind for sample in profile.samples] == ["AMD EPYC"]
+    assert profile.labels == {"host.cpu.family": "25"}
+
+
 def test_foreign_frames_get_kinds_and_reasons() -> None:
     on_cpu = read_otlp(ebpf_profiler().body()).profiles[0]
     redis, app = on_cpu.samples

@@ -88,6 +88,7 @@ def profiles(draw: st.DrawFn) -> Profile:
                 st.integers(1, 1 << 28),
                 st.sampled_from(["", "checkout", "a;b"]),
                 st.sampled_from(["", "f" * 64]),
+                st.sampled_from(["", "AMD EPYC", "i7 (efficiency core)"]),
             ),
             max_size=8,
         )

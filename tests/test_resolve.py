@@ -76,6 +76,16 @@ def test_an_address_outside_known_mappings_is_in_none_even_if_the_process_is_gon
     assert found.frames_unknown == {"file missing": 3, "no mapping": 3} and found.frames_named == 0
 
 
+def test_samples_have_the_name_of_their_kind_of_cpu() -> None:
+    keys = np.zeros(3, SAMPLE_KEY)
+    keys["tgid"], keys["comm"], keys["cpu_kind"] = PID, b"x", (1, 0, 2)
+    counts = np.array([5, 6, 7], np.uint64)
+    kinds = ("", "big", "little")
+    raw = RawWindow(Window(0, 10**10), 99, 0, 1000, 20.0, keys, counts, stacks_of(), TickCounts(), kinds)
+    found = resolve(raw, Processes(), Symbolizer(), Cgroups()).samples
+    assert [(sample.cpu_kind, sample.count) for sample in found] == [("big", 5), ("", 6), ("little", 7)]
+
+
 def test_a_process_that_nothing_is_known_of_is_gone() -> None:
     (sample,) = resolved(stacks_of([0x1500]), [(PID, 0, 1, b"ghost", 1)]).samples
     assert sample.stack[0].frames[0].reason is Reason.PROCESS_GONE

@@ -29,6 +29,7 @@ BPF_TABLE("hash", struct sample_key, u64, counts_1, COUNT_ENTRIES);
 BPF_TABLE("percpu_array", u32, struct counters, counters, 2);
 BPF_TABLE("array", u32, u32, generation, 1);
 BPF_TABLE("percpu_array", u32, struct stack, scratch, 1);
+BPF_TABLE("percpu_array", u32, u32, cpu_kinds, 1);
 BPF_TABLE("hash", u32, u8, pids, 16384);
 BPF_TABLE("hash", u64, u8, cgroups, 1024);
 
@@ -171,6 +172,7 @@ static __always_inline void sample(struct bpf_perf_event_data *ctx, u32 current_
 	u64 pid_tgid = bpf_get_current_pid_tgid();
 	struct sample_key key = {.cgroup = bpf_get_current_cgroup_id(), .tgid = pid_tgid >> 32};
 	enum lost_reason lost = LOST_COUNTS_FULL;
+	u32 zero = 0;
 
 	if (!(u32)pid_tgid) {
 		counter->idle++;
@@ -181,6 +183,10 @@ static __always_inline void sample(struct bpf_perf_event_data *ctx, u32 current_
 		return;
 	}
 	bpf_get_current_comm(key.comm, sizeof(key.comm));
+	u32 *kind = cpu_kinds.lookup(&zero);
+
+	if (kind)
+		key.cpu_kind = *kind;
 	/* Kernel stacks are the same in every process, user addresses mean something in one only. */
 	if (take_stack(ctx, current_generation, 0, 0, &key.kernel_stack, &lost) ||
 	    take_stack(ctx, current_generation, BPF_F_USER_STACK, key.tgid, &key.user_stack, &lost)) {

@@ -74,6 +74,13 @@ struct {
 	__type(value, __u8);
 } cgroups SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} cpu_kinds SEC(".maps");
+
 static __always_inline __u64 mix(__u64 hash, __u64 value)
 {
 	hash = (hash ^ value) * 0x9E3779B97F4A7C15ull;
@@ -216,6 +223,7 @@ static __always_inline int begin_tick(struct bpf_perf_event_data *ctx, struct pe
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
 	struct sample_key *key = &tick->key;
 	enum lost_reason lost;
+	__u32 zero = 0;
 
 	counter->ticks++;
 	if (!(__u32)pid_tgid) {
@@ -230,6 +238,10 @@ static __always_inline int begin_tick(struct bpf_perf_event_data *ctx, struct pe
 		return 0;
 	}
 	bpf_get_current_comm(key->comm, sizeof(key->comm));
+	__u32 *kind = bpf_map_lookup_elem(&cpu_kinds, &zero);
+
+	if (kind)
+		key->cpu_kind = *kind;
 	/* Kernel stacks are the same in every process, user addresses mean something in one only. */
 	if (take_stack(ctx, stacks, 0, 0, &key->kernel_stack, &lost))
 		goto lost;

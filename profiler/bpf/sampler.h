@@ -39,7 +39,7 @@ struct sample_key {
 	__u64 kernel_stack; /* 0: none */
 	__u64 user_stack;   /* 0: none */
 	__u32 tgid;
-	__u32 padding;
+	__u32 cpu_kind; /* as cpu_kinds says of the CPU it was taken on */
 	char comm[COMM_LENGTH];
 };
 

@@ -9,7 +9,7 @@ Whatever occurs often is in a table and referred to by its index:
     frames      [function, kind, system name, file, line, reason or null]
     locations   [address, binary or null, frames]                       inlined callees first
     stacks      [location, …]                                           leaf first
-    threads     [pid, process, thread, service, container]
+    threads     [pid, process, thread, service, container, CPU kind]    files may have been written without the last
     samples     [stack, thread, count]
 
 It is ASCII: names that are not are in JSON's escapes, and so are bytes that were no UTF-8.
@@ -38,15 +38,15 @@ def write_json(profile: Profile) -> bytes:
     locations = _Table[Location]()
     location_by_id: dict[int, int] = {}  # by id(): hashing a Location costs more than all the rest here
     stacks = _Table[tuple[int, ...]]()
-    threads = _Table[tuple[int, str, str, str, str]]()
+    threads = _Table[tuple[int, str, str, str, str, str]]()
     samples = []
     for sample in profile.samples:
         for location in sample.stack:
             if id(location) not in location_by_id:
                 location_by_id[id(location)] = locations.index(location)
         stack = stacks.index(tuple([location_by_id[id(location)] for location in sample.stack]))
-        thread = (sample.pid, sample.process, sample.thread, sample.service, sample.container)
-        samples.append((stack, threads.index(thread), sample.count))
+        who = (sample.process, sample.thread, sample.service, sample.container, sample.cpu_kind)
+        samples.append((stack, threads.index((sample.pid, *who)), sample.count))
     location_rows = [
         (
             location.address,
@@ -180,13 +180,13 @@ def _profile(document: Mapping[str, Any]) -> Profile:
         raise ValueError("a location has no frames")
     stacks = [tuple([_at(locations, location) for location in stack]) for stack in document["stacks"]]
     threads = [
-        (_number(pid), _text(process), _text(thread), _text(service), _text(container))
-        for pid, process, thread, service, container in document["threads"]
+        (_number(pid), _text(process), _text(thread), _text(service), _text(container), _text(more[0]) if more else "")
+        for pid, process, thread, service, container, *more in document["threads"]
     ]
     samples = []
     for stack, of_sample, count in document["samples"]:
-        pid, process, thread, service, container = _at(threads, of_sample)
-        samples.append(Sample(_at(stacks, stack), pid, process, thread, _number(count), service, container))
+        pid, process, thread, service, container, kind = _at(threads, of_sample)
+        samples.append(Sample(_at(stacks, stack), pid, process, thread, _number(count), service, container, kind))
     return read_heading(document, tuple(samples))
 
 

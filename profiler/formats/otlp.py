@@ -3,8 +3,9 @@
 The format is opentelemetry-proto's package v1development. Attributes are named by OpenTelemetry's
 semantic conventions where those have a name, `pilotlight.*` where they have none:
 
-- resource (one for each service and container): host.name, service.name, container.id and the
-  profile's labels; a label whose key has a meaning of its own is written as pilotlight.label.KEY.
+- resource (one for each service, container and kind of CPU): host.name, service.name, container.id,
+  host.cpu.model.name and the profile's labels; a label whose key has a meaning of its own is written as
+  pilotlight.label.KEY.
 - scope: pilotlight.push.agent, .epoch and .sequence, see `PushIdentity`.
 - profile: pilotlight.event and pilotlight.hz; on the first one, for all of them together,
   pilotlight.accounting.*, pilotlight.cost.* and, by the keys of Unwinding.counts(), pilotlight.unwinding.*.

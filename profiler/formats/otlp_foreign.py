@@ -38,6 +38,7 @@ _KIND_OF_TYPE: Final = {
     "rust": Kind.NATIVE,
     "cpython": Kind.PYTHON,
 }
+_MEANT: Final = frozenset({"host.name", "service.name", "container.id", "host.cpu.model.name"})
 _LABEL: Final = "pilotlight.label."
 _NO_LABELS: Final = ("pilotlight.", "process.", "thread.", "telemetry.")
 
@@ -105,7 +106,7 @@ def meaning(sample_type: tuple[str, str], period_type: tuple[str, str], period: 
 
 def has_meaning(key: str) -> bool:
     """Whether a resource attribute of this name is something else than a label."""
-    return not key or key in ("host.name", "service.name", "container.id") or key.startswith(_NO_LABELS)
+    return not key or key in _MEANT or key.startswith(_NO_LABELS)
 
 
 def labels(resource: Mapping[str, Value]) -> tuple[tuple[str, str], ...]:

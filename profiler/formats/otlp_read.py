@@ -186,22 +186,22 @@ class _Reader:
         meaning: foreign.Meaning,
     ) -> None:
         values = [self._value(sample, meaning) for sample in profile.samples]
-        people: dict[tuple[int, ...], tuple[int, str, str, str, str]] = {}
+        people: dict[tuple[int, ...], tuple[int, str, str, str, str, str]] = {}
         for sample, count in zip(profile.samples, meaning.counts(values), strict=True):
             indices = tuple(sample.attribute_indices)
             who = people.get(indices)
             if who is None:
                 who = people[indices] = _who({**resource, **self._attributes_of(indices)})
             stack = self._stack(sample.stack_index)
-            pid, process, thread, service, container = who
+            pid, process, thread, *where = who
             self._frame_total += self._depths[sample.stack_index]
-            self._text_total += len(process) + len(thread) + len(service) + len(container)
+            self._text_total += len(process) + len(thread) + sum(map(len, where))
             if self._frame_total > MAX_FRAMES or self._text_total > MAX_TEXT:
                 raise ValueError(
                     f"the OTLP body's samples have more than {MAX_FRAMES:,} frames or {MAX_TEXT:,} characters"
                     " of names: send fewer in one request"
                 )
-            part.samples.append(Sample(stack, pid, process, thread, count, service, container))
+            part.samples.append(Sample(stack, pid, process, thread, count, *where))
         self._account(part, profile)
 
     def _profile(
@@ -457,8 +457,8 @@ def _listed(
     return listed
 
 
-def _who(attributes: Mapping[str, foreign.Value]) -> tuple[int, str, str, str, str]:
-    """pid, process, thread, service and container of a sample."""
+def _who(attributes: Mapping[str, foreign.Value]) -> tuple[int, str, str, str, str, str]:
+    """pid, process, thread, service, container and kind of CPU of a sample."""
     pid = attributes.get("process.pid", 0)
     if not isinstance(pid, int) or not 0 <= pid <= _MAX_PID:
         raise ValueError(f"the OTLP attribute process.pid has to be a number from 0 to {_MAX_PID}")
@@ -469,6 +469,7 @@ def _who(attributes: Mapping[str, foreign.Value]) -> tuple[int, str, str, str, s
         foreign.text(attributes.get("thread.name", process)),
         foreign.text(attributes.get("service.name", "")),
         foreign.text(attributes.get("container.id", "")),
+        foreign.text(attributes.get("host.cpu.model.name", "")),
     )
 
 

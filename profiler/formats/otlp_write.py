@@ -51,9 +51,9 @@ def write_otlp(profile: Profile, identity: PushIdentity | None = None) -> bytes:
     Raises ValueError for a number that the format cannot hold (beyond 64 bits).
     """
     tables = _Tables()
-    groups: dict[tuple[str, str], list[Sample]] = {}
+    groups: dict[tuple[str, str, str], list[Sample]] = {}
     for sample in profile.samples:
-        groups.setdefault((sample.service, sample.container), []).append(sample)
+        groups.setdefault((sample.service, sample.container, sample.cpu_kind), []).append(sample)
     event = [
         tables.attribute("pilotlight.event", profile.event),
         tables.attribute("pilotlight.hz", profile.hz),
@@ -66,7 +66,7 @@ def write_otlp(profile: Profile, identity: PushIdentity | None = None) -> bytes:
         window += block(5, _value_type(tables, time_name(profile.event), "nanoseconds"))
         window += signed(6, round(1e9 / profile.hz))
     resources = []
-    for place, ((service, container), samples) in enumerate((groups or {("", ""): []}).items()):
+    for place, (where, samples) in enumerate((groups or {("", "", ""): []}).items()):
         written = (
             block(1, sample_type)
             + blocks(2, [_sample(tables, sample) for sample in samples])
@@ -75,7 +75,7 @@ def write_otlp(profile: Profile, identity: PushIdentity | None = None) -> bytes:
             + packed(11, event if place else event + accounting)
         )
         scope_profiles = block(1, _scope(identity)) + block(2, written)
-        resources.append(block(1, _resource(profile, service, container)) + block(2, scope_profiles))
+        resources.append(block(1, _resource(profile, *where)) + block(2, scope_profiles))
     return blocks(1, resources) + block(2, tables.dictionary())
 
 
@@ -91,12 +91,11 @@ def _value_type(tables: _Tables, kind: str, unit: str) -> bytes:
     return unsigned(1, tables.string(kind)) + unsigned(2, tables.string(unit))
 
 
-def _resource(profile: Profile, service: str, container: str) -> bytes:
+def _resource(profile: Profile, service: str, container: str, cpu_kind: str) -> bytes:
     items = {"host.name": profile.host}
-    if service:
-        items["service.name"] = service
-    if container:
-        items["container.id"] = container
+    for key, value in (("service.name", service), ("container.id", container), ("host.cpu.model.name", cpu_kind)):
+        if value:
+            items[key] = value
     for key, value in profile.labels.items():
         items[f"pilotlight.label.{key}" if foreign.has_meaning(key) else key] = value
     return blocks(1, [_key_value(key, value) for key, value in items.items()])

@@ -1,9 +1,9 @@
 """pprof's profile.proto, gzipped: what `go tool pprof` and most profile stores read; pprof_read.py reads it.
 
 Samples have two values, samples/count and cpu/nanoseconds (or one, of what is no time: alloc_space/bytes), and the
-labels pid, process, thread, service and container; frames are code only (`pprof -tagroot=process,thread` puts the
-names below them). A location has a line for each of its frames, inlined ones first, with the file and line of this
-very address (`pprof -lines`, `-list`). Addresses are offsets in the mapped file, so a mapping spans all
+labels pid, process, thread, service, container and cpu_kind; frames are code only (`pprof -tagroot=process,thread`
+puts the names below them). A location has a line for each of its frames, inlined ones first, with the file and line of
+this very address (`pprof -lines`, `-list`). Addresses are offsets in the mapped file, so a mapping spans all
 addresses. The comments say where every tick went, for people, and once more as JSON behind
 `pilotlight: `.
 
@@ -93,6 +93,7 @@ def write_pprof(profile: Profile) -> bytes:
             ("thread", sample.thread),
             ("service", sample.service),
             ("container", sample.container),
+            ("cpu_kind", sample.cpu_kind),
         ):
             if value:
                 written.label.add(key=tables.string(key), str=tables.string(value))

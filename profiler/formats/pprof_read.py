@@ -30,7 +30,7 @@ from symbolizer.unknown import file_name, unknown
 MAX_DECODED: Final = 256 << 20  # bytes of a profile after gunzip
 MAX_TYPES: Final = 32
 _MAX_PID: Final = (1 << 32) - 1
-_NAMES: Final = ("process", "thread", "service", "container")
+_NAMES: Final = ("process", "thread", "service", "container", "cpu_kind")
 _TICKS: Final = frozenset({"samples", "sample"})
 
 
@@ -82,6 +82,7 @@ class _Who:
     thread: str
     service: str
     container: str
+    cpu_kind: str
 
 
 class Tables:
@@ -235,7 +236,12 @@ class _Reader:
                 raise ValueError(f"a sample of this pprof profile has the pid {pid}: it has to be from 0 to {_MAX_PID}")
             process = named.get("process", "")
             who = self._people[key] = _Who(
-                pid, process, named.get("thread", process), named.get("service", ""), named.get("container", "")
+                pid,
+                process,
+                named.get("thread", process),
+                named.get("service", ""),
+                named.get("container", ""),
+                named.get("cpu_kind", ""),
             )
         return who
 
@@ -293,7 +299,7 @@ def _with_counts(
 ) -> tuple[Sample, ...]:
     return tuple(
         [
-            Sample(stack, who.pid, who.process, who.thread, count, who.service, who.container)
+            Sample(stack, who.pid, who.process, who.thread, count, who.service, who.container, who.cpu_kind)
             for stack, who, count in zip(stacks, people, counts, strict=True)
             if count
         ]

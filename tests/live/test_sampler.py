@@ -103,6 +103,40 @@ def test_older_kernels_get_maps_that_are_allocated_up_front(
     assert window.counted.lost == {} and window.counted.sampled > 0
 
 
+@contextmanager
+def busy_cpus() -> Iterator[dict[int, int]]:
+    """A busy process on each CPU, by its pid."""
+    spin = "while :; do :; done"
+    processes = {cpu: subprocess.Popen(["taskset", "-c", str(cpu), "sh", "-c", spin]) for cpu in events.online_cpus()}
+    try:
+        yield {process.pid: cpu for cpu, process in processes.items()}
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.wait()
+
+
+def assert_samples_name_their_cpus_kinds(window: RawWindow, kinds: dict[int, str], cpu_of: dict[int, int]) -> None:
+    found = {pid: set() for pid in cpu_of}  # type: dict[int, set[str]]
+    for pid, kind in zip(window.keys["tgid"].tolist(), window.keys["cpu_kind"].tolist(), strict=True):
+        if pid in found:
+            found[pid].add(window.cpu_kinds[kind])
+    assert found == {pid: {kinds.get(cpu, "")} for pid, cpu in cpu_of.items()}
+
+
+def test_samples_say_of_what_kind_the_cpu_was_that_they_were_taken_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = {cpu: "big" if cpu % 2 else "little" for cpu in events.online_cpus()}
+    del kinds[min(kinds)]  # of one nothing is told
+    monkeypatch.setattr(sampler, "cpu_kinds", lambda: kinds)
+    with busy_cpus() as cpu_of:
+        time.sleep(0.2)  # until each runs where it belongs
+        with sampling(199) as running:
+            sleep_while_busy(list(cpu_of), 2)
+            window = running.drain()
+    assert_agrees(window)
+    assert_samples_name_their_cpus_kinds(window, kinds, cpu_of)
+
+
 def test_a_cpu_that_goes_and_comes_is_followed() -> None:
     switch = Path("/sys/devices/system/cpu/cpu1/online")
     assert switch.exists(), "this machine cannot take a CPU offline"
