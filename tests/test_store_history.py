@@ -229,6 +229,40 @@ def test_labels_that_users_gave_have_names_and_values_and_group(keep: Keep) -> N
     assert second == {"svc-0", "svc-1", "svc-2"}
 
 
+@pytest.mark.parametrize("until", [START + HOUR, START + 1200], ids=["rollup", "samples"])
+def test_kinds_of_cpu_select_group_and_have_values_in_samples_and_rollups(keep: Keep, until: int) -> None:
+    """Also in the rows that the engine merges: kinds must not run into each other."""
+    windows = []
+    for at in range(600, 1200, 100):
+        made = profile(START + at)
+        kinds = ("big", "little") if at % 200 else ("little", "")
+        samples = tuple(replace(sample, cpu_kind=kinds[sample.count % 2]) for sample in made.samples)
+        windows.append(replace(made, samples=samples))
+    queries = keep(*windows)
+    for rollup in ("stacks_1h", "series_1m"):
+        queries.store.command(f"OPTIMIZE TABLE {rollup} FINAL")
+    odd, even = 3 * 25, 3 * 20  # of three windows, with nine samples of 1 to 9
+    want = {"big": even, "little": odd + even, "": odd}
+    tree, _ = queries.tree(queries.resolve(select(until=until)), ("cpu_kind",))
+    first = {tree.frames[tree.frame[i]].function: int(tree.total[i]) for i in np.flatnonzero(tree.level == 1).tolist()}
+    assert first == {kind or "(none)": samples for kind, samples in want.items()}
+    assert {v["name"]: v["samples"] for v in queries.labels(select(until=until), "cpu_kind")} == want
+    for matcher, kinds_of in (
+        ("cpu_kind=big", {"big"}),
+        ("cpu_kind!=big", {"little", ""}),
+        ("cpu_kind=~.+", {"big", "little"}),
+    ):
+        selection = queries.resolve(select(matcher, until=until))
+        table, overview = queries.stack_table(selection)
+        total = sum(want[kind] for kind in kinds_of)
+        assert int(table.counts.sum()) == overview.accounting.sampled == total
+        assert overview.accounting.filtered == sum(want.values()) - total and overview.accounting.closes
+        assert {
+            point["cpu_kind"]: point["samples"] for point in queries.series(selection, ("cpu_kind",), 60)
+        }.keys() == kinds_of
+        assert {sample.cpu_kind for sample in queries.profile(selection).samples} == kinds_of
+
+
 def test_a_label_that_nobody_has_is_told_with_those_there_are(keep: Keep) -> None:
     queries = regional(keep)
     with pytest.raises(Empty, match="No profile has a label 'regoin'; there are host, .*, region"):

@@ -26,8 +26,12 @@ from web.store.store import Store, StoreUnavailable
 from web.store.writer import Push, Writer
 
 START = int(time.time()) // 3600 * 3600 - 86400
-VERSION_0 = Path(__file__).parent / "data" / "schema_0.sql"
-NEW_COLUMNS = {"samples": ("label_set",), "windows": ("label_set", "received")}
+DATA = Path(__file__).parent / "data"
+# What a store of a version lacks, as schema_VERSION.sql makes it.
+LACKS: dict[int, dict[str, tuple[str, ...]]] = {
+    0: {"samples": ("label_set", "cpu_kind"), "windows": ("label_set", "received")},
+    2: {"samples": ("cpu_kind",)},
+}
 
 
 def profile(start: int, count: int = 5) -> Profile:
@@ -47,15 +51,18 @@ def engine(directory: Path) -> Iterator[Client]:
     client.close()
 
 
-def old_store(directory: Path, *older: str) -> list[int]:
-    """A store of version 0 with three whole windows and half a commit, as an earlier server left it; returns the counts
-    of the whole windows. `older` are statements that take it further back."""
+def old_store(directory: Path, *older: str, version: int = 0) -> list[int]:
+    """A store of an earlier version with three whole windows and half a commit, as a server of then left it; returns
+    the counts of the whole windows. `older` are statements that take it further back."""
     with engine(directory) as client:
-        for statement in statements(VERSION_0.read_text("utf-8"), "pilotlight"):
+        for statement in statements((DATA / f"schema_{version}.sql").read_text("utf-8"), "pilotlight"):
             client.command(statement)
+        if version:
+            client.command(migrations._VERSIONS)
+            client.command(migrations._NOTE.format(version))
 
         def insert(table: Table, columns: dict[str, list[Any]]) -> None:
-            names = [name for name in table.types if name not in NEW_COLUMNS.get(table.name, ())]
+            names = [name for name in table.types if name not in LACKS[version].get(table.name, ())]
             client.insert(
                 table.name,
                 [columns[name] for name in names],
@@ -118,18 +125,20 @@ def assert_whole(store: Store, counts: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    "older",
+    ("version", "older"),
     [
-        (),
-        ("ALTER TABLE windows DROP COLUMN unwinding",),
-        ("DROP TABLE names", "ALTER TABLE frames DROP COLUMN nameable"),
+        (0, ()),
+        (0, ("ALTER TABLE windows DROP COLUMN unwinding",)),
+        (0, ("DROP TABLE names", "ALTER TABLE frames DROP COLUMN nameable")),
+        (2, ()),
     ],
-    ids=["main", "before the unwinding", "before better names"],
+    ids=["before versions", "before the unwinding", "before better names", "before kinds of CPU"],
 )
-def test_a_store_from_before_versions_comes_up_with_all_it_holds(tmp_path: Path, older: tuple[str, ...]) -> None:
-    counts = old_store(tmp_path / "store", *older)
+def test_an_older_store_comes_up_with_all_it_holds(tmp_path: Path, version: int, older: tuple[str, ...]) -> None:
+    counts = old_store(tmp_path / "store", *older, version=version)
     store = Store(f"chdb://{tmp_path}/store")
-    assert store.rows("SELECT version FROM versions ORDER BY version").rows == [(1,), (2,)]
+    noted = [row[0] for row in store.rows("SELECT version FROM versions ORDER BY version").rows]
+    assert noted == list(range(version or 1, migrations.VERSION + 1))
     writer = Writer(store, interval=0)
     assert_whole(store, counts)
     writer.submit(Push((profile(START + 20, 100),), "1" * 64, "agent", "1", 9)).result(60)
@@ -143,12 +152,13 @@ def test_a_store_from_before_versions_comes_up_with_all_it_holds(tmp_path: Path,
     fresh.close()
 
 
+@pytest.mark.parametrize("version", [0, 2])
 def test_a_migration_that_was_interrupted_is_done_at_the_next_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
 ) -> None:
     directory = tmp_path / "store"
-    counts = old_store(directory)
-    steps = len(statements(migrations.MIGRATIONS[1], "pilotlight"))
+    counts = old_store(directory, version=version)
+    steps = len(statements(migrations.MIGRATIONS[version + 1], "pilotlight"))
     command: Callable[..., Any] = ChdbClient.command
     allowed = done = 0
 
@@ -272,3 +282,9 @@ def test_a_clusters_older_tables_are_brought_up_on_all_of_it() -> None:
     annotations = [statement for statement in made if re.match(r"CREATE TABLE IF NOT EXISTS annotations\b", statement)]
     assert annotations and all("Distributed(" in statement for statement in annotations)
     assert "INSERT INTO versions (version) VALUES (2)" in said
+    # A table of all shards has its local ones' new columns, which alone are in an order.
+    altered = [statement for statement in said if statement.startswith("ALTER") and "series_1m" in statement]
+    assert [statement.split()[2] for statement in altered] == ["series_1m_local", "series_1m"]
+    assert ["MODIFY ORDER BY" in statement for statement in altered] == [True, False]
+    assert all("ON CLUSTER 'fleet' ADD COLUMN IF NOT EXISTS cpu_kind" in statement for statement in altered)
+    assert "DROP VIEW IF EXISTS series_1m_of_samples ON CLUSTER 'fleet' SYNC" in said

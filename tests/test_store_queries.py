@@ -81,6 +81,7 @@ def profile(start: int = START, host: str = "h1", seed: int = 0, samples: int = 
             r.randint(1, 9),
             r.choice(["", "shop"]),
             r.choice(["", "c0ffee"]),
+            r.choice(["", "big", "little"]),
         )
         for _ in range(samples)
     )
@@ -175,7 +176,7 @@ def test_many_windows_have_the_stacks_of_all(keep: Keep) -> None:
 
 
 @pytest.mark.parametrize("limit", [None, 1, 30, 10_000])
-@pytest.mark.parametrize("group_by", [(), ("service",), ("host", "env")])
+@pytest.mark.parametrize("group_by", [(), ("service",), ("host", "env"), ("cpu_kind", "thread")])
 def test_a_tree_is_what_its_stack_table_gives(keep: Keep, group_by: tuple[str, ...], limit: int | None) -> None:
     lines = [
         Location(1, Binary("/lib/l.so"), (Frame("on lines", Kind.NATIVE, "", "l.c", line),)) for line in (1, 2, 2, 3)

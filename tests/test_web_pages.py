@@ -167,5 +167,6 @@ def test_a_picture_is_grouped_and_its_other_formats_are_not(client: TestClient) 
     plain = client.get(f"/flamegraph.folded?{RANGE}").text
     assert client.get(f"/flamegraph.folded?{RANGE}&groupBy=host").text == plain
     assert client.get("/flamegraph?groupBy=comm").status_code == 400
+    assert '<option value="cpu_kind">CPU kind</option>' in client.get(f"/flamegraph?{RANGE}").text
     page = client.get(f"/flamegraph?{RANGE}&groupBy=env").text
     assert '<option value="env" selected>' in page

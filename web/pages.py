@@ -99,7 +99,7 @@ def _flamegraph(request: Request) -> FlamegraphPage:
 def _groups(queries: Queries, chosen: str) -> list[tuple[str, str]]:
     """What a picture can be grouped by: labels, with the words for them."""
     names = [label for label in queries.label_names() if label not in ("event", "hz", "comm")]
-    words = {"pid": "process id"}
+    words = {"pid": "process id", "cpu_kind": "CPU kind"}
     groups = [("", "nothing"), *((name, words.get(name, name)) for name in names)]
     return [*groups, *([(chosen, chosen)] if chosen not in dict(groups) else [])]
 

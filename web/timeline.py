@@ -23,6 +23,7 @@ ROWS: Final = (
     ("thread", "threads"),
     ("container", "containers"),
     ("service", "services"),
+    ("cpu_kind", "kinds of CPU"),
     ("share", "share of the CPUs"),
 )
 PAGES_OWN: Final = ("from", "until", "baseFrom", "baseUntil", "follow", "rows", "values", "viewFrom", "viewUntil")

@@ -7,7 +7,7 @@ ENGINE = ReplicatedMergeTree ORDER BY version SETTINGS fsync_after_insert = 1, f
 
 CREATE TABLE IF NOT EXISTS versions ON CLUSTER 'pilotlight' AS versions_local ENGINE = Distributed('pilotlight', 'pilotlight', 'versions_local', 0);
 
-INSERT INTO versions (version) VALUES (2);
+INSERT INTO versions (version) VALUES (3);
 
 CREATE TABLE IF NOT EXISTS samples_local ON CLUSTER 'pilotlight'
 (
@@ -18,6 +18,7 @@ CREATE TABLE IF NOT EXISTS samples_local ON CLUSTER 'pilotlight'
     label_set UInt64 CODEC(ZSTD(1)),
     service   LowCardinality(String) CODEC(ZSTD(1)),
     container LowCardinality(String) CODEC(ZSTD(1)),
+    cpu_kind  LowCardinality(String) CODEC(ZSTD(1)),
     pid       UInt32 CODEC(ZSTD(1)),
     process   LowCardinality(String) CODEC(ZSTD(1)),
     thread    LowCardinality(String) CODEC(ZSTD(1)),
@@ -182,12 +183,14 @@ CREATE TABLE IF NOT EXISTS series_1m_local ON CLUSTER 'pilotlight'
     label_set UInt64 CODEC(ZSTD(1)),
     service   LowCardinality(String) CODEC(ZSTD(1)),
     container LowCardinality(String) CODEC(ZSTD(1)),
+    cpu_kind  LowCardinality(String) CODEC(ZSTD(1)),
     process   LowCardinality(String) CODEC(ZSTD(1)),
     value     UInt64 CODEC(T64, ZSTD(1))
 )
 ENGINE = ReplicatedSummingMergeTree(value)
 PARTITION BY toDate(t)
-ORDER BY (event, service, host, container, process, hz, label_set, t)
+PRIMARY KEY (event, service, host, container, process, hz, label_set, t)
+ORDER BY (event, service, host, container, process, hz, label_set, t, cpu_kind)
 TTL t + INTERVAL 90 DAY
 SETTINGS ttl_only_drop_parts = 1, old_parts_lifetime = 60,
     fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1,
@@ -196,9 +199,9 @@ SETTINGS ttl_only_drop_parts = 1, old_parts_lifetime = 60,
 CREATE TABLE IF NOT EXISTS series_1m ON CLUSTER 'pilotlight' AS series_1m_local ENGINE = Distributed('pilotlight', 'pilotlight', 'series_1m_local', cityHash64(service, host));
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS series_1m_of_samples ON CLUSTER 'pilotlight' TO series_1m_local AS
-SELECT toStartOfMinute(ts) AS t, host, event, hz, label_set, service, container, process, sum(value) AS value
+SELECT toStartOfMinute(ts) AS t, host, event, hz, label_set, service, container, cpu_kind, process, sum(value) AS value
 FROM samples_local
-GROUP BY t, host, event, hz, label_set, service, container, process;
+GROUP BY t, host, event, hz, label_set, service, container, cpu_kind, process;
 
 CREATE TABLE IF NOT EXISTS stacks_1h_local ON CLUSTER 'pilotlight'
 (
@@ -209,6 +212,7 @@ CREATE TABLE IF NOT EXISTS stacks_1h_local ON CLUSTER 'pilotlight'
     label_set UInt64 CODEC(ZSTD(1)),
     service   LowCardinality(String) CODEC(ZSTD(1)),
     container LowCardinality(String) CODEC(ZSTD(1)),
+    cpu_kind  LowCardinality(String) CODEC(ZSTD(1)),
     process   LowCardinality(String) CODEC(ZSTD(1)),
     thread    LowCardinality(String) CODEC(ZSTD(1)),
     stack     UInt64 CODEC(ZSTD(1)),
@@ -217,7 +221,7 @@ CREATE TABLE IF NOT EXISTS stacks_1h_local ON CLUSTER 'pilotlight'
 ENGINE = ReplicatedSummingMergeTree(value)
 PARTITION BY toDate(t)
 PRIMARY KEY (event, service, t, host)
-ORDER BY (event, service, t, host, container, process, thread, hz, label_set, stack)
+ORDER BY (event, service, t, host, container, process, thread, hz, label_set, stack, cpu_kind)
 TTL t + INTERVAL 90 DAY
 SETTINGS ttl_only_drop_parts = 1, old_parts_lifetime = 60,
     fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1,
@@ -226,10 +230,10 @@ SETTINGS ttl_only_drop_parts = 1, old_parts_lifetime = 60,
 CREATE TABLE IF NOT EXISTS stacks_1h ON CLUSTER 'pilotlight' AS stacks_1h_local ENGINE = Distributed('pilotlight', 'pilotlight', 'stacks_1h_local', cityHash64(service, host));
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS stacks_1h_of_samples ON CLUSTER 'pilotlight' TO stacks_1h_local AS
-SELECT toStartOfHour(ts) AS t, host, event, hz, label_set, service, container, process, thread, stack,
+SELECT toStartOfHour(ts) AS t, host, event, hz, label_set, service, container, cpu_kind, process, thread, stack,
     sum(value) AS value
 FROM samples_local
-GROUP BY t, host, event, hz, label_set, service, container, process, thread, stack;
+GROUP BY t, host, event, hz, label_set, service, container, cpu_kind, process, thread, stack;
 
 CREATE TABLE IF NOT EXISTS functions_local ON CLUSTER 'pilotlight'
 (

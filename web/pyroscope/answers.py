@@ -21,7 +21,7 @@ MAX_SERIES: Final = 10_000
 MAX_POINTS: Final = 11_000
 _GRID_S: Final = 10  # the finest step that the store has points of
 _SECOND: Final = 1_000_000_000
-_BY_MINUTE: Final = ("host", "service", "container", "process")
+_BY_MINUTE: Final = ("host", "service", "container", "process", "cpu_kind")
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ MAX_SERIES: Final = 1000  # sets of labels in one profile
 _MAX_PID: Final = (1 << 32) - 1
 _PID_LABELS: Final = ("pid", "process_id")
 _THREAD_LABELS: Final = ("thread_name", "thread")
-_OWN: Final = (*_PID_LABELS, *_THREAD_LABELS, "process", "container")
+_OWN: Final = (*_PID_LABELS, *_THREAD_LABELS, "process", "container", "cpu_kind")
 _UNFIT: Final = re.compile(r"^[^A-Za-z_]|[^A-Za-z0-9_.\-/]")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _OF_ONE_REQUEST: Final = ("profile_id", "span_id", "trace_id")  # a set of labels each would be a series each
@@ -73,7 +73,9 @@ def profiles_of(source: Source, meaning: Meaning, rows: Sequence[Row], place: in
         process = own.get("process") or of.service
         thread = next((own[name] for name in _THREAD_LABELS if own.get(name)), process)
         pid = next((_pid(own[name]) for name in _PID_LABELS if own.get(name)), 0)
-        sample = Sample(row.stack, pid, process, thread, count, of.service, own.get("container", ""))
+        sample = Sample(
+            row.stack, pid, process, thread, count, of.service, own.get("container", ""), own.get("cpu_kind", "")
+        )
         found.setdefault(of, []).append(sample)
     return [
         Profile(

@@ -35,6 +35,8 @@ SHARDED_BY: Final = {
 }
 _TABLE: Final = re.compile(r"CREATE TABLE IF NOT EXISTS (\w+)")
 _VIEW: Final = re.compile(r"CREATE MATERIALIZED VIEW IF NOT EXISTS (\w+) TO (\w+) AS(.*)\bFROM (\w+)", re.DOTALL)
+_ALTER: Final = re.compile(r"ALTER TABLE (\w+)\s+(ADD COLUMN [^\n]+?)(?:,\n\s+(MODIFY ORDER BY [^\n]+))?")
+_DROP_VIEW: Final = re.compile(r"(DROP VIEW IF EXISTS \w+)( SYNC)")
 _ENGINE: Final = re.compile(r"ENGINE = (\w*MergeTree)")
 
 
@@ -64,4 +66,12 @@ def _spread(statement: str, database: str, cluster: str) -> list[str]:
     if view:
         made = rf"CREATE MATERIALIZED VIEW IF NOT EXISTS \1 ON CLUSTER '{cluster}' TO \2_local AS\3FROM \4_local"
         return [_VIEW.sub(made, statement)]
+    altered = _ALTER.fullmatch(statement)
+    if altered:
+        name, column, order = altered.groups()
+        there = f"ON CLUSTER '{cluster}' {column}"
+        return [f"ALTER TABLE {name}_local {there}{f', {order}' if order else ''}", f"ALTER TABLE {name} {there}"]
+    dropped = _DROP_VIEW.fullmatch(statement)
+    if dropped:
+        return [f"{dropped[1]} ON CLUSTER '{cluster}'{dropped[2]}"]
     raise ValueError(f"this cannot be said to a cluster: {statement[:80]}")

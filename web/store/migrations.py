@@ -18,7 +18,7 @@ from clickhouse_connect.driver.client import Client
 
 from web.store.ddl import statements, text_of
 
-VERSION: Final = 2
+VERSION: Final = 3
 # Read now: the server may not be able to read its own files later.
 SCHEMA: Final = text_of("schema.sql")
 MIGRATIONS: Final = {version: text_of(f"migration_{version}.sql") for version in range(1, VERSION + 1)}

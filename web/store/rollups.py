@@ -29,7 +29,7 @@ class Rollup:
     keys: tuple[str, ...]
 
 
-_COMMON: Final = ("host", "event", "hz", "label_set", "service", "container", "process")
+_COMMON: Final = ("host", "event", "hz", "label_set", "service", "container", "cpu_kind", "process")
 ROLLUPS: Final = (
     Rollup("series_1m", "toStartOfMinute", _COMMON),
     Rollup("stacks_1h", "toStartOfHour", (*_COMMON, "thread", "stack")),

@@ -15,7 +15,7 @@ from profiler.model import Profile
 from symbolizer.types import Binary, Frame, Kind, Location, Reason
 from web.store.renamed import Key
 
-MAX_NAME: Final = 512  # characters of a host, event, service, container, process or thread
+MAX_NAME: Final = 512  # characters of a host, event, service, container, kind of CPU, process or thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,7 @@ SAMPLES: Final = Table(
         "label_set": "UInt64",
         "service": _STRING,
         "container": _STRING,
+        "cpu_kind": _STRING,
         "pid": "UInt32",
         "process": _STRING,
         "thread": _STRING,
@@ -215,6 +216,7 @@ class Batch:
                 label_set,
                 bounded(sample.service),
                 bounded(sample.container),
+                bounded(sample.cpu_kind),
                 sample.pid & 0xFFFFFFFF,
                 bounded(sample.process),
                 bounded(sample.thread),

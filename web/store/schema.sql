@@ -4,12 +4,13 @@
 -- writes, and why nothing acknowledged is lost or doubled. Inserts and merges are flushed to the disk, so
 -- that this holds for power cuts as well; it costs some 5 ms a commit.
 --
--- This is the schema as it is now (version 2). What brings an older store up to it is in migration_N.sql. How long rows
+-- This is the schema as it is now (version 3). What brings an older store up to it is in migration_N.sql. How long rows
 -- are kept is what retention.py says; the figures here are its defaults.
 
 -- One row per stack, thread and window. `ts` is the start of the window in whole seconds; `batch` is
--- the commit that wrote the row, `label_set` the labels that its window came with, 0 where it had none. Neighbours in this order differ in little but `ts` and `value`, which is
--- what makes a row some four bytes; an hour of one host lies in a few granules.
+-- the commit that wrote the row, `label_set` the labels that its window came with, 0 where it had none; `cpu_kind` is
+-- the kind of CPU that the stack was found on, '' where nobody tells. Neighbours in this order differ in little but `ts`
+-- and `value`, which is what makes a row some four bytes; an hour of one host lies in a few granules.
 CREATE TABLE IF NOT EXISTS samples
 (
     ts        DateTime('UTC') CODEC(GCD, Delta, ZSTD(1)),
@@ -19,6 +20,7 @@ CREATE TABLE IF NOT EXISTS samples
     label_set UInt64 CODEC(ZSTD(1)),
     service   LowCardinality(String) CODEC(ZSTD(1)),
     container LowCardinality(String) CODEC(ZSTD(1)),
+    cpu_kind  LowCardinality(String) CODEC(ZSTD(1)),
     pid       UInt32 CODEC(ZSTD(1)),
     process   LowCardinality(String) CODEC(ZSTD(1)),
     thread    LowCardinality(String) CODEC(ZSTD(1)),
@@ -186,21 +188,23 @@ CREATE TABLE IF NOT EXISTS series_1m
     label_set UInt64 CODEC(ZSTD(1)),
     service   LowCardinality(String) CODEC(ZSTD(1)),
     container LowCardinality(String) CODEC(ZSTD(1)),
+    cpu_kind  LowCardinality(String) CODEC(ZSTD(1)),
     process   LowCardinality(String) CODEC(ZSTD(1)),
     value     UInt64 CODEC(T64, ZSTD(1))
 )
 ENGINE = SummingMergeTree(value)
 PARTITION BY toDate(t)
-ORDER BY (event, service, host, container, process, hz, label_set, t)
+PRIMARY KEY (event, service, host, container, process, hz, label_set, t)
+ORDER BY (event, service, host, container, process, hz, label_set, t, cpu_kind)
 TTL t + INTERVAL 90 DAY
 SETTINGS ttl_only_drop_parts = 1, old_parts_lifetime = 60,
     fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1,
     materialize_ttl_recalculate_only = 1;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS series_1m_of_samples TO series_1m AS
-SELECT toStartOfMinute(ts) AS t, host, event, hz, label_set, service, container, process, sum(value) AS value
+SELECT toStartOfMinute(ts) AS t, host, event, hz, label_set, service, container, cpu_kind, process, sum(value) AS value
 FROM samples
-GROUP BY t, host, event, hz, label_set, service, container, process;
+GROUP BY t, host, event, hz, label_set, service, container, cpu_kind, process;
 
 -- Samples by hour, whole stacks with all that they can be chosen by but the pid; `t` is the start of the hour. Rows of
 -- the same key may not be merged yet: always sum(). Hosts come before stacks, so that a host's history is read alone,
@@ -214,6 +218,7 @@ CREATE TABLE IF NOT EXISTS stacks_1h
     label_set UInt64 CODEC(ZSTD(1)),
     service   LowCardinality(String) CODEC(ZSTD(1)),
     container LowCardinality(String) CODEC(ZSTD(1)),
+    cpu_kind  LowCardinality(String) CODEC(ZSTD(1)),
     process   LowCardinality(String) CODEC(ZSTD(1)),
     thread    LowCardinality(String) CODEC(ZSTD(1)),
     stack     UInt64 CODEC(ZSTD(1)),
@@ -222,17 +227,17 @@ CREATE TABLE IF NOT EXISTS stacks_1h
 ENGINE = SummingMergeTree(value)
 PARTITION BY toDate(t)
 PRIMARY KEY (event, service, t, host)
-ORDER BY (event, service, t, host, container, process, thread, hz, label_set, stack)
+ORDER BY (event, service, t, host, container, process, thread, hz, label_set, stack, cpu_kind)
 TTL t + INTERVAL 90 DAY
 SETTINGS ttl_only_drop_parts = 1, old_parts_lifetime = 60,
     fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1,
     materialize_ttl_recalculate_only = 1;
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS stacks_1h_of_samples TO stacks_1h AS
-SELECT toStartOfHour(ts) AS t, host, event, hz, label_set, service, container, process, thread, stack,
+SELECT toStartOfHour(ts) AS t, host, event, hz, label_set, service, container, cpu_kind, process, thread, stack,
     sum(value) AS value
 FROM samples
-GROUP BY t, host, event, hz, label_set, service, container, process, thread, stack;
+GROUP BY t, host, event, hz, label_set, service, container, cpu_kind, process, thread, stack;
 
 -- Functions by id, as functions_1h has them. A stack without a frame counts for the function 0, which has no row here.
 CREATE TABLE IF NOT EXISTS functions

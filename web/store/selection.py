@@ -12,7 +12,7 @@ from typing import Any, Final
 from web.store.store import BadQuery
 
 WINDOW_LABELS: Final = ("host", "event", "hz")
-SAMPLE_LABELS: Final = ("service", "container", "pid", "comm", "process", "thread")
+SAMPLE_LABELS: Final = ("service", "container", "pid", "comm", "process", "thread", "cpu_kind")
 LABELS: Final = (*WINDOW_LABELS, *SAMPLE_LABELS)  # those of each profile; any other is one that a user added
 _NUMBERS: Final = ("pid", "hz")
 

@@ -96,19 +96,19 @@ def count_frames(sums: Sums, stacks: Stacks) -> FrameCounts:
 def fetch_samples(
     store: Store, cache: StackCache, selection: Selection, horizon: int, rates: Sequence[int], *, pids: bool
 ) -> tuple[Sample, ...]:
-    """One sample per stack, process, thread, pid, service and container, heaviest first; counts at the common rate.
+    """One sample per stack, process, thread, pid, service, container and kind of CPU, heaviest first; counts at the
+    common rate.
 
     Without `pids`, which the rollups don't have, every pid is 0.
     """
     plan = NO_HOURS if pids else whole_hours(selection, ())
     pid = "pid" if pids else "toUInt32(0) AS pid"
-    source, parameters = source_of(
-        selection, horizon, plan, ("stack", pid, "process", "thread", "hz", "service", "container")
-    )
+    where = "service, container, cpu_kind"
+    source, parameters = source_of(selection, horizon, plan, ("stack", pid, "process", "thread", "hz", where))
     rows = store.rows(
-        f"SELECT stack, pid, process, thread, sum({weighed('value', rates)}) AS count, service, container"
-        f" FROM ({source}) GROUP BY stack, pid, process, thread, service, container"
-        f" ORDER BY count DESC, process, thread, pid, stack, service, container LIMIT {MAX_SAMPLES + 1}",
+        f"SELECT stack, pid, process, thread, sum({weighed('value', rates)}) AS count, {where}"
+        f" FROM ({source}) GROUP BY stack, pid, process, thread, {where}"
+        f" ORDER BY count DESC, process, thread, pid, stack, {where} LIMIT {MAX_SAMPLES + 1}",
         parameters,
     ).rows
     if len(rows) > MAX_SAMPLES:
