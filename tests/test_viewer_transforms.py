@@ -161,6 +161,20 @@ def test_trees_are_what_their_stacks_make(viewer: Viewer, stacks: dict[Stack, in
             assert tree["total"][0] == sum(stacks.values())
 
 
+def test_where_stacks_have_too_many_frames_together_light_leaves_are_folded_exactly(viewer: Viewer) -> None:
+    """One stack of 2,900 levels, each of which is a leaf too: four million frames. The last leaf weighs all but 1 in
+    300,000; whatever else ends in another function is one group that is lighter than 1 in 200,000."""
+    levels, heavy = 2900, 3000 * 300_000
+    chain = {
+        "children": [1] * levels + [0],
+        "own": [0] + [1] * (levels - 1) + [heavy],
+        "frame": [0] + [1] * (levels - 1) + [2],
+    }
+    found = paths(viewer.make("reverse", chain))
+    rest = {(1,): levels - 1, (1, FRAMES - 1): levels - 2}
+    assert found == {(): levels - 1 + heavy, **rest, **{(2, *[1] * depth): heavy for depth in range(levels)}}
+
+
 @exactly
 @given(counts, counts)
 def test_both_sides_of_a_difference_are_kept(viewer: Viewer, after: dict[Stack, int], before: dict[Stack, int]) -> None:
