@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from html import unescape
 
 import pytest
 from fastapi.testclient import TestClient
@@ -24,7 +26,10 @@ HOSTILE = "a.b|c(d)[e]{f}+g*h?i^j$k\\l <&'\">"
 def profile(host: str, at: int, count: int = 30, comm: str = "app", unknown: int = 0) -> Profile:
     location = Location(16, Binary("/bin/x", "ab"), (Frame("f", Kind.NATIVE, line=1),))
     total = count + 2
-    samples = (Sample((location,), 7, comm, comm, count), Sample((location,), 8, "other", "other", 2))
+    samples = (
+        Sample((location,), 7, comm, comm, count, cpu_kind="big <i7>"),
+        Sample((location,), 8, "other", "other", 2, cpu_kind="little"),
+    )
     window = Window((START + at) * 10**9, (START + at + 10) * 10**9)
     account = Accounting(1980, 1980, 1980 - total - 5, 0, total, {"counts map full": 5}, total - unknown)
     return Profile(
@@ -152,6 +157,16 @@ def test_where_there_is_nothing_the_nearest_is_offered(client: TestClient, store
             for link in line.split('href="')[1:]:
                 target = client.get(link.split('"')[0].replace("&amp;", "&"))
                 assert "<iframe" in target.text
+
+
+def test_a_hosts_page_tells_its_kinds_of_cpu_and_leads_to_each(client: TestClient) -> None:
+    page = client.get(f"/hosts/whole?{RANGE}").text
+    found = dict(re.findall(r'<a href="([^"]*cpu_kind[^"]*)">([^<]*)</a>', page))
+    assert list(found.values()) == ["big &lt;i7&gt;", "little"]
+    assert "93.8 % of the samples" in page and "6.2 % of the samples" in page
+    big, little = (client.get(unescape(href).replace("/flamegraph?", "/flamegraph.json?")).json() for href in found)
+    assert (big["accounting"]["sampled"], little["accounting"]["sampled"]) == (900, 60)
+    assert big["accounting"]["filtered"] == 60
 
 
 def test_a_stale_link_says_what_is_gone(client: TestClient) -> None:

@@ -376,11 +376,11 @@ class UnwindingReport:
 class HostPage:
     """templates/host.html: GET /hosts/{host}, and the same with .json.
 
-    `processes` are the heaviest of the range; `chart` is CPUs busy in a box of 720 x 120, and `peak` what
-    its top stands for. `seconds` is the CPU time of all samples. `rates` says at which rate the range was taken,
-    in words. `trends` and `unwinding` are of the event with most samples, `unwinding` is None where agents said
-    nothing of it. `problem` says in a sentence why there are no figures of the range, or is "". `live` is false
-    for a range that has ended.
+    `processes` are the heaviest of the range, `cpu_kinds` all that are told; `chart` is CPUs busy in a box of 720 x
+    120, and `peak` what its top stands for. `seconds` is the CPU time of all samples. `rates` says at which rate the
+    range was taken, in words. `trends` and `unwinding` are of the event with most samples, `unwinding` is None where
+    agents said nothing of it. `problem` says in a sentence why there are no figures of the range, or is "". `live` is
+    false for a range that has ended.
     """
 
     host: str
@@ -388,6 +388,7 @@ class HostPage:
     accounting: Accounting
     seconds: float
     processes: list[Share]
+    cpu_kinds: list[Share]
     chart: Chart
     peak: float
     rates: str

@@ -175,13 +175,15 @@ def _host(queries: Queries, found: list[dict[str, Any]], selection: Selection, q
     rows = _rows(queries, found, selection, query, time.time())
     overview: Overview | None = None
     processes: list[Share] = []
+    cpu_kinds: list[Share] = []
     problem = ""
     step = max(60, -(-(selection.until - selection.since) // 240) // 60 * 60)
     if any(row.windows for row in rows):
         selection = queries.resolve(selection)
         try:
             overview = queries.overview(selection, queries.store.horizon)
-            processes = _processes(queries, selection, overview, query)
+            processes = _shares(queries, selection, overview, query, "process")
+            cpu_kinds = _shares(queries, selection, overview, query, "cpu_kind")
         except MixedRates as error:
             problem = f"There are no sums of this range: {error}."
     busy: dict[int, float] = {}
@@ -198,6 +200,7 @@ def _host(queries: Queries, found: list[dict[str, Any]], selection: Selection, q
         accounting=accounting,
         seconds=accounting.sampled / overview.hz if overview else 0.0,
         processes=processes,
+        cpu_kinds=[kind for kind in cpu_kinds if kind.name],
         chart=chart(busy, selection, _CHART, peak, step),
         peak=peak,
         rates=rates_title(overview.rates) if overview else "",
@@ -211,16 +214,16 @@ def _host(queries: Queries, found: list[dict[str, Any]], selection: Selection, q
     )
 
 
-def _processes(queries: Queries, selection: Selection, overview: Overview, query: urls.Query) -> list[Share]:
+def _shares(queries: Queries, selection: Selection, overview: Overview, query: urls.Query, label: str) -> list[Share]:
     own: urls.Query = (*query, ("host", selection.value("host") or ""), ("event", overview.event))
     return [
         Share(
             value["name"],
             value["samples"],
             value["samples"] / max(overview.accounting.sampled, 1),
-            urls.flamegraph(urls.plus(own, f"process={value['name']}")),
+            urls.flamegraph(urls.plus(own, f"{label}={value['name']}")),
         )
-        for value in queries.labels(selection, "process", 15)
+        for value in queries.labels(selection, label, 15)
     ]
 
 
