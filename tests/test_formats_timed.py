@@ -1,4 +1,4 @@
-"""Parts of files whose samples say when they were taken: perf script's."""
+"""Parts of files whose samples say when they were taken: perf script's, and OTLP profiles with timestamps."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import math
 
 import pytest
 
+from profiler.formats import otlp_read
+from profiler.formats.otlp import read_otlp
 from profiler.formats.read import read_file
 from profiler.formats.timed import span, within
+from tests.test_formats_otlp import Foreign
 from web.file_times import MOST_COLUMNS, MOST_ROWS, file_times
 
 
@@ -55,6 +58,49 @@ def test_parts_that_follow_on_each_other_have_all_samples_once() -> None:
 def test_ranges_that_hold_nothing_are_said(since: float, until: float, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         within(FILE, since, until)
+
+
+def otlp(*stamps_ms: list[int], values: bool = False) -> bytes:
+    """A sample of another function for each list of timestamps, which are milliseconds after a second of 2023."""
+    message = Foreign()
+    profile = message.profile(message.resource(process_executable_name="app"), "samples", "count", 50_000_000)
+    for number, stamps in enumerate(stamps_ms):
+        profile.samples.add(
+            stack_index=message.stack(message.location("kernel", number, (f"f{number}",))),
+            timestamps_unix_nano=[1_700_000_000_000_000_000 + stamp * 1_000_000 for stamp in stamps],
+            values=range(1, len(stamps) + 1) if values else (),
+        )
+    return message.body()
+
+
+@pytest.mark.parametrize("values", [False, True])
+def test_each_timestamp_of_an_otlp_file_is_a_sample_of_its_own_with_its_value(values: bool) -> None:
+    data = otlp([0, 3, 900], [1, 2], values=values)
+    file = read_file(data)
+    (profile,), (times,) = file.profiles, file.times
+    assert [sample.count for sample in profile.samples] == ([1, 2, 3, 1, 2] if values else [1] * 5)
+    assert times == (0, 0.003, 0.9, 0.001, 0.002)
+    assert profile.accounting.sampled == read_otlp(data).profiles[0].accounting.sampled
+    (part,) = within(file, 0.001, 0.9).profiles
+    assert [sample.stack[0].frames[0].function for sample in part.samples] == ["f0", "f1", "f1"]
+    heat = file_times(file, "cpu-clock", (0, 0.01))
+    assert heat is not None and heat.step == 0.001 and [row.name for row in heat.rows] == ["all", "app"]
+
+
+def test_an_otlp_file_of_which_one_sample_has_no_time_has_no_parts() -> None:
+    file = read_file(otlp([0, 1], []))
+    assert file.times == ((),) and [sample.count for sample in file.profiles[0].samples] == [2, 0]
+
+
+def test_an_otlp_file_of_too_many_timestamps_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(otlp_read, "MAX_SAMPLES", 3)
+    with pytest.raises(ValueError, match="more than 3 timestamps"):
+        read_file(otlp([0, 1, 2, 3]))
+    with pytest.raises(ValueError, match="2 values at 3 timestamps"):
+        message = Foreign()
+        profile = message.profile(message.resource(), "samples", "count", 50_000_000)
+        profile.samples.add(timestamps_unix_nano=[1, 2, 3], values=[1, 2])
+        read_file(message.body())
 
 
 def test_a_file_without_times_has_no_parts() -> None:

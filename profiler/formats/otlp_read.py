@@ -47,21 +47,23 @@ class Received:
     """What a body held: profiles, the push's identity where it has one, and what could not be used.
 
     `rejected` counts the OTLP profiles that were left out; `problem` says in sentences why, or what
-    had to be assumed of those that were taken, and is "" if nothing had to be.
+    had to be assumed of those that were taken, and is "" if nothing had to be. `times` has for each profile when each
+    of its samples was taken, in seconds after the first of all, where that was asked for and is told; else ().
     """
 
     profiles: tuple[Profile, ...]
     identity: PushIdentity | None
     rejected: int
     problem: str
+    times: tuple[tuple[float, ...], ...] = ()
 
 
-def read_otlp(body: bytes, default_host: str = "unknown") -> Received:
+def read_otlp(body: bytes, default_host: str = "unknown", *, timed: bool = False) -> Received:
     """Reads what `write_otlp` or any other OTLP profiler wrote, uncompressed.
 
-    Profiles of one host, event, rate, window and labels are one Profile. `default_host` is the host
-    of those that do not name theirs. Raises ValueError, with a sentence for the sender, for what is
-    malformed or too large.
+    Profiles of one host, event, rate, window and labels are one Profile. `default_host` is the host of those that do
+    not name theirs. With `timed` a sample becomes one for each of its timestamps. Raises ValueError, with a sentence
+    for the sender, for what is malformed or too large.
     """
     _check_size(body)
     # An empty entry takes 2 bytes here and 70 in memory, and half of what such a body holds are zeros.
@@ -72,10 +74,10 @@ def read_otlp(body: bytes, default_host: str = "unknown") -> Received:
         request.ParseFromString(body)
     except DecodeError as error:
         raise ValueError("the body is not an OTLP ExportProfilesServiceRequest in protobuf, or was cut off") from error
-    return _Reader(request.dictionary, default_host).read(request)
+    return _Reader(request.dictionary, default_host, timed).read(request)
 
 
-def read_otlp_json(body: bytes, default_host: str = "unknown") -> Received:
+def read_otlp_json(body: bytes, default_host: str = "unknown", *, timed: bool = False) -> Received:
     """As `read_otlp`, of OTLP's JSON encoding. Raises ValueError likewise."""
     _check_size(body)
     if body.count(b"{") > MAX_OBJECTS:
@@ -90,7 +92,7 @@ def read_otlp_json(body: bytes, default_host: str = "unknown") -> Received:
         request = json_format.ParseDict(message, ExportProfilesServiceRequest(), ignore_unknown_fields=True)
     except (json_format.ParseError, ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"the body is not an OTLP ExportProfilesServiceRequest in JSON: {error}") from error
-    return _Reader(request.dictionary, default_host).read(request)
+    return _Reader(request.dictionary, default_host, timed).read(request)
 
 
 def _check_number(request: ExportProfilesServiceRequest) -> None:
@@ -128,9 +130,10 @@ def _without_ids(message: dict[str, Any]) -> dict[str, Any]:
 @dataclass(slots=True)
 class _Parts:
     """What the resources of a message add to one Profile. `accounting` is None until one carries it; `walked` is its
-    unwinding, as plain counts."""
+    unwinding, as plain counts. `stamps` are when its samples were taken, as far as that is told."""
 
     samples: list[Sample] = field(default_factory=list)
+    stamps: list[int] = field(default_factory=list)
     accounting: Accounting | None = None
     walked: dict[str, int] = field(default_factory=dict)
 
@@ -138,8 +141,9 @@ class _Parts:
 class _Reader:
     """Turns messages into our types; each entry of a table becomes one object, shared by all who use it."""
 
-    def __init__(self, dictionary: pb.ProfilesDictionary, default_host: str) -> None:
+    def __init__(self, dictionary: pb.ProfilesDictionary, default_host: str, timed: bool) -> None:
         self._dictionary = dictionary
+        self._timed = timed
         self._default_host = default_host
         self._locations: dict[int, Location] = {}
         self._stacks: dict[int, tuple[Location, ...]] = {}
@@ -176,6 +180,7 @@ class _Reader:
             identities.pop() if len(identities) == 1 else None,
             rejected,
             " ".join(self._problems),
+            _times(parts.values()),
         )
 
     def _add(
@@ -185,9 +190,12 @@ class _Reader:
         resource: Mapping[str, foreign.Value],
         meaning: foreign.Meaning,
     ) -> None:
-        values = [self._value(sample, meaning) for sample in profile.samples]
+        samples = _one_by_one(profile.samples) if self._timed else profile.samples
+        values = [self._value(sample, meaning) for sample in samples]
         people: dict[tuple[int, ...], tuple[int, str, str, str, str, str]] = {}
-        for sample, count in zip(profile.samples, meaning.counts(values), strict=True):
+        for sample, count in zip(samples, meaning.counts(values), strict=True):
+            if self._timed:
+                part.stamps.extend(sample.timestamps_unix_nano[:1])
             indices = tuple(sample.attribute_indices)
             who = people.get(indices)
             if who is None:
@@ -455,6 +463,36 @@ def _listed(
     if len(listed) != length:
         raise ValueError(f"the OTLP attribute {key} has {len(listed)} words for {length} lines")
     return listed
+
+
+def _times(parts: Iterable[_Parts]) -> tuple[tuple[float, ...], ...]:
+    """When the samples of each were taken: exact where they are near each other, as nanoseconds since 1970 are not."""
+    told = [part.stamps if len(part.stamps) == len(part.samples) else [] for part in parts]
+    first = min((min(stamps) for stamps in told if stamps), default=0)
+    return tuple(tuple([(stamp - first) / 1e9 for stamp in stamps]) for stamps in told)
+
+
+def _one_by_one(samples: Sequence[pb.Sample]) -> Sequence[pb.Sample]:
+    """A sample for each timestamp, with its value where it has one; samples as they are where one has none."""
+    if not all(sample.timestamps_unix_nano for sample in samples):
+        return samples
+    if sum(len(sample.timestamps_unix_nano) for sample in samples) > MAX_SAMPLES:
+        raise ValueError(f"the OTLP file has more than {MAX_SAMPLES:,} timestamps: open a shorter one")
+    found = []
+    for sample in samples:
+        stamps, values = sample.timestamps_unix_nano, sample.values
+        if values and len(values) != len(stamps):
+            return samples  # which is told when they are read
+        for place, stamp in enumerate(stamps):
+            found.append(
+                pb.Sample(
+                    stack_index=sample.stack_index,
+                    attribute_indices=sample.attribute_indices,
+                    values=values[place : place + 1],
+                    timestamps_unix_nano=[stamp],
+                )
+            )
+    return found
 
 
 def _who(attributes: Mapping[str, foreign.Value]) -> tuple[int, str, str, str, str, str]:

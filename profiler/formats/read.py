@@ -55,7 +55,7 @@ def read_file(data: bytes, *, host: str = "", max_unpacked: int = MAX_UNPACKED) 
         raise ValueError("the file is empty")
     # Both messages begin with a field 1 or 2 of bytes, and hold the empty string at the least.
     if data[:1] in b"\x0a\x12" and b"\0" in data:
-        return read_pprof(data, host) if _is_pprof(data) else _received(read_otlp(data, host))
+        return read_pprof(data, host) if _is_pprof(data) else _received(read_otlp(data, host, timed=True))
     data = data.removeprefix(b"\xef\xbb\xbf")
     if _JSON.match(data):
         return _json(data, host)
@@ -122,14 +122,15 @@ def _json(data: bytes, host: str) -> ReadFile:
         if "resourceProfiles" in document or "resource_profiles" in document:
             if len(data) > MAX_BODY:
                 raise ValueError(f"this OTLP file has {len(data):,} bytes, more than {MAX_BODY:,}")
-            return _received(read_otlp_json(data, host))
+            return _received(read_otlp_json(data, host, timed=True))
     raise ValueError(f"this JSON is no profile that can be read. Readable are {FORMATS}")
 
 
 def _received(received: Received) -> ReadFile:
     if not received.profiles:
         raise ValueError(received.problem or "this OTLP file holds no profile")
-    return ReadFile("OTLP profiles", received.profiles, (), (received.problem,) if received.problem else ())
+    problems = (received.problem,) if received.problem else ()
+    return ReadFile("OTLP profiles", received.profiles, (), problems, received.times)
 
 
 def _is_differential(data: bytes) -> bool:
