@@ -21,6 +21,7 @@ from opentelemetry.proto.profiles.v1development import profiles_pb2 as pb
 
 from profiler.formats import otlp_read
 from profiler.formats.otlp import MAX_BODY, PushIdentity, read_otlp, read_otlp_json, write_otlp
+from profiler.formats.otlp_dictionary import MAX_DEPTH
 from profiler.model import Accounting, Cost, Passage, Profile, Sample, Unwinding, Window
 from symbolizer.types import Binary, Frame, Kind, Location, Reason
 
@@ -491,7 +492,7 @@ def test_a_small_body_cannot_unfold_into_stacks_without_end() -> None:
     message = Foreign()
     location = message.location("native", 1, ("f",))
     profile = message.profile(message.resource(), "samples", "count", 50_000_000)
-    profile.samples.add(values=[1], stack_index=message.stack(*[location] * (otlp_read.MAX_DEPTH + 1)))
+    profile.samples.add(values=[1], stack_index=message.stack(*[location] * (MAX_DEPTH + 1)))
     with pytest.raises(ValueError, match="frames, more than"):
         read_otlp(message.body())
 

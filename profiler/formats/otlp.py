@@ -14,8 +14,8 @@ semantic conventions where those have a name, `pilotlight.*` where they have non
 - location: profile.frame.type, the kind of the function that the address lies in. Where that does
   not say all: pilotlight.frame.kinds and .reasons, separated by commas, in the order of the lines.
 
-otlp_write.py writes this, otlp_read.py reads it; what the profiles of other profilers mean is in
-otlp_foreign.py.
+otlp_write.py writes this; otlp_read.py reads it, with its tables in otlp_dictionary.py; what the profiles of other
+profilers mean is in otlp_foreign.py.
 """
 
 from profiler.formats.otlp_read import MAX_BODY, Received, read_otlp, read_otlp_json

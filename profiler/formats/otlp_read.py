@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
@@ -16,19 +16,16 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from opentelemetry.proto.collector.profiles.v1development.profiles_service_pb2 import (
     ExportProfilesServiceRequest,
 )
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.profiles.v1development import profiles_pb2 as pb
 
 from profiler.formats import otlp_foreign as foreign
+from profiler.formats.otlp_dictionary import Dictionary
 from profiler.formats.otlp_write import COSTS, TICKS, PushIdentity
 from profiler.formats.reading import plain_accounting
 from profiler.model import Accounting, Cost, Profile, Sample, Unwinding, Window
-from symbolizer.types import Binary, Frame, Kind, Location, Reason
-from symbolizer.unknown import unknown
 
 MAX_BODY: Final = 16 << 20  # bytes; while it is decoded, the worst body takes 40 times its size
 MAX_OBJECTS: Final = 1 << 19  # in JSON, where each takes microseconds to read
-MAX_DEPTH: Final = 4096  # frames of one stack, inlined ones included
 MAX_PROFILES: Final = 1 << 16  # and as many resources, and scopes
 MAX_SAMPLES: Final = 1 << 20
 MAX_FRAMES: Final = 32 << 20  # of all samples together: few bytes must not unfold into many
@@ -139,18 +136,12 @@ class _Parts:
 
 
 class _Reader:
-    """Turns messages into our types; each entry of a table becomes one object, shared by all who use it."""
+    """Turns messages into our types."""
 
     def __init__(self, dictionary: pb.ProfilesDictionary, default_host: str, timed: bool) -> None:
-        self._dictionary = dictionary
+        self._dictionary = Dictionary(dictionary)
         self._timed = timed
         self._default_host = default_host
-        self._locations: dict[int, Location] = {}
-        self._stacks: dict[int, tuple[Location, ...]] = {}
-        self._depths: dict[int, int] = {}
-        self._binaries: dict[int, Binary] = {}
-        self._frames: dict[tuple[int, int, Kind, Reason | None], Frame] = {}
-        self._attributes: dict[tuple[int, ...], dict[str, foreign.Value]] = {}
         self._frame_total = self._text_total = 0
         self._now = time.time_ns()
         self._problems: dict[str, None] = {}
@@ -161,11 +152,11 @@ class _Reader:
         rejected = 0
         _check_number(request)
         for resource_profiles in request.resource_profiles:
-            resource = self._key_values(resource_profiles.resource.attributes)
+            resource = self._dictionary.key_values(resource_profiles.resource.attributes)
             host = str(resource.get("host.name", self._default_host))
             labels = foreign.labels(resource)
             for scope_profiles in resource_profiles.scope_profiles:
-                identities.add(_identity(self._key_values(scope_profiles.scope.attributes)))
+                identities.add(_identity(self._dictionary.key_values(scope_profiles.scope.attributes)))
                 for profile in scope_profiles.profiles:
                     try:
                         meaning = self._meaning(profile)
@@ -199,10 +190,10 @@ class _Reader:
             indices = tuple(sample.attribute_indices)
             who = people.get(indices)
             if who is None:
-                who = people[indices] = _who({**resource, **self._attributes_of(indices)})
-            stack = self._stack(sample.stack_index)
+                who = people[indices] = _who({**resource, **self._dictionary.attributes(indices)})
+            stack = self._dictionary.stack(sample.stack_index)
             pid, process, thread, *where = who
-            self._frame_total += self._depths[sample.stack_index]
+            self._frame_total += self._dictionary.depth(sample.stack_index)
             self._text_total += len(process) + len(thread) + sum(map(len, where))
             if self._frame_total > MAX_FRAMES or self._text_total > MAX_TEXT:
                 raise ValueError(
@@ -243,7 +234,7 @@ class _Reader:
         )
 
     def _meaning(self, profile: pb.Profile) -> foreign.Meaning:
-        attributes = self._attributes_of(tuple(profile.attribute_indices))
+        attributes = self._dictionary.attributes(tuple(profile.attribute_indices))
         event, hz = attributes.get("pilotlight.event"), attributes.get("pilotlight.hz")
         if event is not None and hz is not None:
             if not isinstance(event, str) or not isinstance(hz, int) or hz < 1:
@@ -257,7 +248,7 @@ class _Reader:
         return meaning
 
     def _value_type(self, value_type: pb.ValueType) -> tuple[str, str]:
-        return self._string(value_type.type_strindex), self._string(value_type.unit_strindex)
+        return self._dictionary.string(value_type.type_strindex), self._dictionary.string(value_type.unit_strindex)
 
     def _window(self, profile: pb.Profile) -> Window:
         start, duration = profile.time_unix_nano, profile.duration_nano
@@ -285,7 +276,7 @@ class _Reader:
         return sum(sample.values)
 
     def _account(self, part: _Parts, profile: pb.Profile) -> None:
-        attributes = self._attributes_of(tuple(profile.attribute_indices))
+        attributes = self._dictionary.attributes(tuple(profile.attribute_indices))
         numbers: dict[str, int] = {}
         lost: dict[str, int] = {}
         unknown: dict[str, int] = {}
@@ -312,157 +303,6 @@ class _Reader:
             raise ValueError(
                 f"the OTLP body's accounting has more than {MAX_REASONS:,} reasons and binaries: send the most frequent"
             )
-
-    def _stack(self, index: int) -> tuple[Location, ...]:
-        stack = self._stacks.get(index)
-        if stack is None:
-            indices: Sequence[int] = ()
-            if index or self._dictionary.stack_table:
-                indices = self._at(self._dictionary.stack_table, index, "stack").location_indices
-            if len(indices) > MAX_DEPTH:
-                raise ValueError(f"an OTLP stack has {len(indices):,} frames, more than {MAX_DEPTH:,}")
-            known = self._locations
-            for location in indices:
-                if location not in known:
-                    known[location] = self._location(location)
-            stack = self._stacks[index] = tuple([known[location] for location in indices])
-            depth = self._depths[index] = sum(len(location.frames) for location in stack)
-            if depth > MAX_DEPTH:
-                raise ValueError(f"an OTLP stack has {depth:,} frames, more than {MAX_DEPTH:,}")
-        return stack
-
-    def _location(self, index: int) -> Location:
-        location = self._at(self._dictionary.location_table, index, "location")
-        binary = self._binary(location.mapping_index)
-        if not location.lines:
-            return Location(location.address, binary, (foreign.unnamed(binary),))
-        attributes = self._attributes_of(tuple(location.attribute_indices))
-        frame_type = str(attributes.get("profile.frame.type", ""))
-        last = len(location.lines) - 1
-        kinds = _listed(attributes, "pilotlight.frame.kinds", last + 1, Kind)
-        reasons = _listed(attributes, "pilotlight.frame.reasons", last + 1, Reason)
-        return Location(
-            location.address,
-            binary,
-            tuple(
-                [
-                    self._frame(
-                        line,
-                        kinds[place] if kinds else None,
-                        reasons[place] if reasons else None,
-                        frame_type,
-                        place < last,
-                    )
-                    for place, line in enumerate(location.lines)
-                ]
-            ),
-        )
-
-    def _frame(self, line: pb.Line, kind: Kind | None, reason: Reason | None, frame_type: str, inlined: bool) -> Frame:
-        function = self._at(self._dictionary.function_table, line.function_index, "function")
-        name = self._string(function.name_strindex)
-        system_name = self._string(function.system_name_strindex)
-        if kind is None:
-            name = name or system_name
-            kind = foreign.kind(frame_type, name, inlined=inlined)
-            if not name:
-                return unknown(Reason.NO_SYMBOLS)
-        key = (line.function_index, line.line, kind, reason)
-        frame = self._frames.get(key)
-        if frame is None:
-            frame = self._frames[key] = Frame(
-                name,
-                kind,
-                "" if system_name == name else system_name,
-                self._string(function.filename_strindex),
-                max(line.line, 0),  # below zero: what Java says of native methods
-                reason,
-            )
-        return frame
-
-    def _binary(self, index: int) -> Binary | None:
-        if not index and not self._dictionary.mapping_table:
-            return None
-        binary = self._binaries.get(index)
-        if binary is None:
-            mapping = self._at(self._dictionary.mapping_table, index, "mapping")
-            path = self._string(mapping.filename_strindex)
-            attributes = self._attributes_of(tuple(mapping.attribute_indices))
-            if not index and not path and not attributes:
-                return None
-            build_id = ""
-            for key, prefix in (
-                ("process.executable.build_id.gnu", ""),
-                ("pilotlight.build_id", ""),
-                ("process.executable.build_id.go", "go:"),
-                ("process.executable.build_id.htlhash", "htlhash:"),
-            ):
-                if key in attributes:
-                    build_id = prefix + foreign.text(attributes[key])
-                    break
-            binary = self._binaries[index] = Binary(path, build_id)
-        return binary
-
-    def _attributes_of(self, indices: tuple[int, ...]) -> dict[str, foreign.Value]:
-        found = self._attributes.get(indices)
-        if found is None:
-            found = {}
-            for index in indices:
-                attribute = self._at(self._dictionary.attribute_table, index, "attribute")
-                value = self._any(attribute.value)
-                if value is not None:
-                    found[self._string(attribute.key_strindex)] = value
-            self._attributes[indices] = found
-        return found
-
-    def _key_values(self, attributes: Iterable[KeyValue]) -> dict[str, foreign.Value]:
-        found = {}
-        for attribute in attributes:
-            value = self._any(attribute.value)
-            if value is not None:
-                found[attribute.key or self._string(attribute.key_strindex)] = value
-        return found
-
-    def _any(self, value: AnyValue) -> foreign.Value | None:
-        """A scalar; None for what is unset, bytes, a list or a map."""
-        match value.WhichOneof("value"):
-            case "string_value":
-                return value.string_value
-            case "string_value_strindex":
-                return self._string(value.string_value_strindex)
-            case "int_value":
-                return value.int_value
-            case "bool_value":
-                return value.bool_value
-            case "double_value":
-                return value.double_value
-        return None
-
-    def _string(self, index: int) -> str:
-        table = self._dictionary.string_table
-        return self._at(table, index, "string") if index or table else ""
-
-    def _at(self, table: Sequence[Entry], index: int, what: str) -> Entry:
-        if not 0 <= index < len(table):
-            raise ValueError(f"the OTLP body refers to {what} {index}, but its {what} table has {len(table):,} entries")
-        return table[index]
-
-
-def _listed(
-    attributes: Mapping[str, foreign.Value], key: str, length: int, of: Callable[[str], Word]
-) -> list[Word | None] | None:
-    """The words of an attribute that says something of each line of a location; "" says nothing."""
-    value = attributes.get(key)
-    if value is None:
-        return None
-    words = str(value).split(",")
-    try:
-        listed = [of(word) if word else None for word in words]
-    except ValueError as error:
-        raise ValueError(f"the OTLP attribute {key} holds an unknown word: {error}") from error
-    if len(listed) != length:
-        raise ValueError(f"the OTLP attribute {key} has {len(listed)} words for {length} lines")
-    return listed
 
 
 def _times(parts: Iterable[_Parts]) -> tuple[tuple[float, ...], ...]:

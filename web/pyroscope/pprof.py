@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from profiler.formats.otlp_read import MAX_DEPTH, MAX_SAMPLES
+from profiler.formats.otlp_dictionary import MAX_DEPTH
+from profiler.formats.otlp_read import MAX_SAMPLES
 from profiler.formats.pprof_read import Tables, parse_pprof
 from symbolizer.types import Kind, Location
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from profiler.formats.folded import read_folded
+from profiler.formats.otlp_dictionary import MAX_DEPTH
 from profiler.formats.otlp_foreign import Meaning
-from profiler.formats.otlp_read import MAX_DEPTH
 from profiler.formats.reading import plain_accounting
 from profiler.model import Profile, Sample, StackTable, Window
 from symbolizer.types import Binary, Kind, Location
