@@ -9,9 +9,10 @@ from weakref import ReferenceType, ref
 
 from symbolizer.elf import Elf, ElfError, Loads, virtual_addresses
 from symbolizer.elf_symbols import read_symbols
-from symbolizer.function_bounds import Addresses, bounds, starts_of
+from symbolizer.function_bounds import bounds, starts_of
 from symbolizer.locate import damaged
 from symbolizer.naming.demangle import function_names
+from symbolizer.ranges import Ranges
 from symbolizer.symbols import SymbolTable
 from symbolizer.types import Binary, Frame, Kind, Location, Reason
 from symbolizer.unknown import file_name, unknown, unknown_function
@@ -38,7 +39,7 @@ class Code:
     unknown: Frame | None = None
     loads: Loads = ()
     table: SymbolTable | None = None
-    functions: tuple[Addresses, Addresses] | None = None
+    functions: Ranges | None = None
     ask_again: float = 0.0
     """Not to ask for a symbol file before, by time.monotonic()."""
     locations: dict[int, Location] = field(default_factory=dict)
@@ -59,8 +60,7 @@ class Code:
     @property
     def nbytes(self) -> int:
         """Memory that its tables take."""
-        functions = sum(array.nbytes for array in self.functions) if self.functions is not None else 0
-        return functions + (self.table.nbytes if self.table is not None else 0)
+        return sum(tables.nbytes for tables in (self.functions, self.table) if tables is not None)
 
     def forget_tables(self) -> None:
         """Drops what takes memory and can be read again."""

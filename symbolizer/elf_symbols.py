@@ -229,8 +229,9 @@ def _names_at(
     names = bytearray()
     if distinct.any() and functions:
         table = _table(functions, PackedStrings(_pieces(elf, strings)))
+        starts = table.ranges.start
         for place, symbol in enumerate(table.find(distinct[:_MAX_RESOLVERS].tolist())):
-            if symbol >= 0 and table.start[symbol] == distinct[place] > 0:
+            if symbol >= 0 and starts[symbol] == distinct[place] > 0:
                 begins[place] = len(names)
                 names += table.best_name(symbol)[: plt.MAX_NAME_BYTES] + b"\0"
     return begins[which], bytes(names)

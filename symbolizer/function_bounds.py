@@ -20,6 +20,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from symbolizer.elf import Elf, Segment
+from symbolizer.ranges import Addresses, Ranges
 
 MAX_SECTION_BYTES = 48 << 20
 MAX_ENTRIES = 1 << 20
@@ -27,8 +28,6 @@ _MAX_CIES = 1 << 12
 _MAX_CIE_BYTES = 1 << 10
 _MAX_EXECUTABLE = 256
 _HEADER_BYTES = 32
-
-Addresses = NDArray[np.uint64]
 
 # Encodings of pointers (LSB core, 10.5.1): the low four bits say the form, the next three what it is relative to.
 _OMITTED = 0xFF
@@ -50,8 +49,8 @@ class _Frames:
     """Bytes of an address: 4 or 8."""
 
 
-def bounds(elf: Elf) -> tuple[Addresses, Addresses]:
-    """Starts and ends of functions, as virtual addresses: sorted, apart from each other, uint64; empty where unknown.
+def bounds(elf: Elf) -> Ranges:
+    """Where functions begin and end, by virtual address, apart from each other; none where that is unknown.
 
     A function begins in executable code and ends with it at the latest; one that reaches into the next ends there.
     Raises only what reading the file raises: of a damaged section as much as is whole is kept.
@@ -62,18 +61,18 @@ def bounds(elf: Elf) -> tuple[Addresses, Addresses]:
         frames = _section(elf, order, width)
         found = (frames, _walk(frames)) if frames is not None else None
     if found is None:
-        return _nothing()
+        return Ranges(*_nothing())
     starts, sizes = _described(*found)
-    return _apart(starts, sizes, elf.segments)
+    return Ranges(*_apart(starts, sizes, elf.segments))
 
 
-def starts_of(functions: tuple[Addresses, Addresses], addresses: Sequence[int]) -> list[int | None]:
+def starts_of(functions: Ranges, addresses: Sequence[int]) -> list[int | None]:
     """For each virtual address where the function begins that it lies in, by `bounds`; None where in none."""
-    starts, ends = functions[0].data, functions[1].data
+    base, starts, ends = functions.base, functions.starts, functions.ends
     found: list[int | None] = []
     for address in addresses:
-        at = bisect_right(starts, address) - 1
-        found.append(int(starts[at]) if at >= 0 and address < ends[at] else None)
+        at = bisect_right(starts, address - base) - 1
+        found.append(base + starts[at] if at >= 0 and address - base < ends[at] else None)
     return found
 
 

@@ -23,6 +23,8 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
+from symbolizer.ranges import Addresses, Ranges
+
 _BLOCK = 1 << 13
 _MOST_LOOSE = 8 << 20
 _MAX_NAME_BYTES = 1 << 13  # longer ones are cut anyway, and not demangled; a table can have millions of them
@@ -111,52 +113,53 @@ class PackedStrings:
 class SymbolTable:
     """Symbols [start, end) sorted by start, then by end descending, so that inner ones come last.
 
-    All arrays have the same length: `start` and `end` uint64 addresses, `name` uint32 offsets in
-    `strings`, `rank` uint8, lower is better among symbols of the same range.
+    All arrays have the same length: `name` uint32 offsets in `strings`, `rank` uint8, lower is better among symbols of
+    the same range.
     """
 
     def __init__(
         self,
-        start: NDArray[np.uint64],
-        end: NDArray[np.uint64],
+        start: Addresses,
+        end: Addresses,
         name: NDArray[np.uint32],
         rank: NDArray[np.uint8],
         strings: PackedStrings,
     ) -> None:
-        self.start, self.end, self.name, self.rank, self.strings = start, end, name, rank, strings
+        self.ranges, self.name, self.rank, self.strings = Ranges(start, end), name, rank, strings
         self.only_stubs = bool(len(rank)) and int(rank.min()) >= RANK_STUB
         furthest = np.maximum.accumulate(end)
-        self._furthest = end if np.array_equal(furthest, end) else furthest  # mostly nothing lies in another
-        # Some tens of addresses are asked for at a time: a search through these takes less than numpy's calls do.
-        self._starts, self._ends, self._reach = start.data, end.data, self._furthest.data
+        # How far all symbols until here reach; mostly nothing lies in another, and they reach as far as the last.
+        self._reach = self.ranges if np.array_equal(furthest, end) else Ranges(start, furthest)
 
     def __len__(self) -> int:
-        return len(self.start)
+        return len(self.ranges)
 
     @property
     def nbytes(self) -> int:
-        furthest = self._furthest.nbytes if self._furthest is not self.end else 0
-        arrays = (self.start, self.end, self.name, self.rank)
-        return sum(array.nbytes for array in arrays) + furthest + self.strings.nbytes
+        reach = self._reach.nbytes if self._reach is not self.ranges else 0
+        return self.ranges.nbytes + reach + self.name.nbytes + self.rank.nbytes + self.strings.nbytes
 
     def find(self, addresses: Iterable[int]) -> list[int]:
         """For each address the number of the innermost symbol it lies in, or -1.
 
         Of several symbols with the same range it is always the last one: see `best_name`.
         """
+        base, starts, ends = self.ranges.base, self.ranges.starts, self.ranges.ends
         found = []
         for address in addresses:
-            last = bisect_right(self._starts, address) - 1
-            if last >= 0 and address >= self._ends[last]:
-                last = self._enclosing(last, address)
+            offset = address - base
+            last = bisect_right(starts, offset) - 1
+            if last >= 0 and offset >= ends[last]:
+                last = self._enclosing(last, offset)
             found.append(last)
         return found
 
-    def _enclosing(self, i: int, address: int) -> int:
+    def _enclosing(self, i: int, offset: int) -> int:
+        ends, reach = self.ranges.ends, self._reach.ends
         for j in range(i, max(i - _MAX_STEPS_BACK, 0) - 1, -1):
-            if address < self._ends[j]:
+            if offset < ends[j]:
                 return j
-            if address >= self._reach[j]:
+            if offset >= reach[j]:
                 break
         return -1
 
@@ -176,7 +179,7 @@ class SymbolTable:
         return name + b"@plt" if best == RANK_STUB else name
 
     def _same_range(self, i: int, j: int) -> bool:
-        return self._starts[i] == self._starts[j] and self._ends[i] == self._ends[j]
+        return self.ranges.starts[i] == self.ranges.starts[j] and self.ranges.ends[i] == self.ranges.ends[j]
 
 
 def _plainness(name: bytes) -> tuple[bool, int, int, bytes]:

@@ -20,6 +20,8 @@ from symbolizer import function_bounds as module
 from symbolizer.elf import Elf, read_elf
 from symbolizer.files import read_at
 from symbolizer.function_bounds import bounds, starts_of
+from symbolizer.ranges import Ranges
+from symbolizer.symbols import PackedStrings, SymbolTable
 from symbolizer.types import Kind, Reason
 from symbolizer.unknown import unknown_function
 
@@ -45,9 +47,8 @@ func main() { println(C.twice(3)) }
 
 
 def functions(elf: Elf) -> Functions:
-    starts, ends = bounds(elf)
-    assert starts.dtype == ends.dtype == np.uint64
-    return list(zip(starts.tolist(), ends.tolist(), strict=True))
+    found = bounds(elf)
+    return list(zip(found.start.tolist(), found.end.tolist(), strict=True))
 
 
 def of_bytes(data: bytes) -> Elf:
@@ -143,11 +144,24 @@ def test_symbols_of_a_stripped_file_lie_in_its_functions(build: Callable[..., Pa
 
 
 def test_an_address_between_functions_is_in_none() -> None:
-    found = np.array([16, 64], np.uint64), np.array([32, 2**64 - 1], np.uint64)
+    found = Ranges(np.array([16, 64], np.uint64), np.array([32, 2**64 - 1], np.uint64))
     inside = starts_of(found, [0, 15, 16, 31, 32, 63, 64, 2**64 - 2, 2**64 - 1])
     assert inside == [None, None, 16, 16, None, None, 64, 64, None]
     nothing = np.empty(0, np.uint64)
-    assert starts_of((nothing, nothing), [0, 7]) == [None, None]
+    assert starts_of(Ranges(nothing, nothing), [0, 7]) == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "width"), [(0, 1 << 32, 8), (5, 1 << 32, 4), (2**64 - (1 << 32), 2**64 - 1, 4)]
+)
+def test_addresses_keep_their_value_in_as_many_bytes_as_they_need(first: int, last: int, width: int) -> None:
+    start, end = np.array([first, last - 1], np.uint64), np.array([first + 1, last], np.uint64)
+    ranges = Ranges(start, end)
+    assert ranges.start.tolist() == start.tolist() and ranges.end.tolist() == end.tolist()
+    assert ranges.nbytes == 4 * width
+    assert starts_of(ranges, [first, first + 1, last - 1, last]) == [first, None, last - 1, None]
+    table = SymbolTable(start, end, np.zeros(2, np.uint32), np.zeros(2, np.uint8), PackedStrings([b"f\0"]))
+    assert table.find([first, first + 1, last - 1, last]) == [0, -1, 1, -1]
 
 
 def test_a_function_without_a_name_is_called_by_its_file_and_start_and_stays_unknown() -> None:

@@ -94,7 +94,7 @@ def test_every_byte_of_a_linkage_table_has_a_name_and_none_outside_it(kind: str,
         names = {name_at(table, section.address + i) for i in range(section.size)}
         assert all(name == ".plt" or name.endswith("@plt") for name in names)
     inside = [range(section.address, section.address + section.size) for section in sections]
-    outside = [i for i in table.start.tolist() if not any(i in addresses for addresses in inside)]
+    outside = [i for i in table.ranges.start.tolist() if not any(i in addresses for addresses in inside)]
     assert not any("plt" in name_at(table, address) for address in outside)
 
 
@@ -131,7 +131,7 @@ def test_damaged_stubs_and_relocations_raise_nothing_and_leave_the_functions_alo
     data = build(kind, *LINKS[kind]).read_bytes()
     elf = elf_of(data)
     work = next(i for i in range(len(read_symbols(elf))) if read_symbols(elf).best_name(i) == b"work")
-    where = int(read_symbols(elf).start[work])
+    where = int(read_symbols(elf).ranges.start[work])
     places = [s for s in elf.sections if s.kind == "SHT_RELA" or elf.section_name(s) in plt.SECTIONS]
     chance = random.Random(3)
     for _ in range(200):

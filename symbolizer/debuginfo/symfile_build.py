@@ -214,7 +214,7 @@ class _Symbols:
         self._tables = [(table, (shift - base) % 2**64) for table, shift in tables]
         ends = [np.zeros(1, np.uint64)]
         for table, shift in self._tables:
-            ends += [table.start + np.uint64(shift), table.end + np.uint64(shift)]
+            ends += [table.ranges.start + np.uint64(shift), table.ranges.end + np.uint64(shift)]
         edges = each_once(np.concatenate(ends))
         self.edges: _I64 = edges[edges < _FAR].astype(np.int64)
         self._name = np.zeros(len(self.edges), np.int64)
@@ -232,14 +232,15 @@ class _Symbols:
         if not len(table) or not len(left):
             return
         addresses = self.edges[left].astype(np.uint64) - np.uint64(shift)
-        found = np.searchsorted(table.start, addresses, "right") - 1
-        outside = (found >= 0) & (addresses >= table.end[found])
+        start, end = table.ranges.start, table.ranges.end
+        found = np.searchsorted(start, addresses, "right") - 1
+        outside = (found >= 0) & (addresses >= end[found])
         found[outside] = table.find(addresses[outside].tolist())
         left, found = left[found >= 0], found[found >= 0]
         symbols, which = np.unique(found, return_inverse=True)
         offsets = [self._strings.offset(table.best_name(symbol)) for symbol in symbols.tolist()]
         self._name[left] = np.array(offsets, np.int64)[which]
-        self._begin[left] = (table.start[found] + np.uint64(shift)).astype(np.int64)
+        self._begin[left] = (start[found] + np.uint64(shift)).astype(np.int64)
 
 
 def _nodes(

@@ -196,7 +196,7 @@ def _hex_column(data: NDArray[np.uint8], starts: NDArray[np.int64], digits: int)
 
 def _aligned(owner: NDArray[np.uint16], address: NDArray[np.uint64], table: SymbolTable) -> NDArray[np.uint16]:
     order = np.argsort(address, kind="stable")
-    return owner[order][np.searchsorted(address[order], table.start)]
+    return owner[order][np.searchsorted(address[order], table.ranges.start)]
 
 
 def _owners(

@@ -83,8 +83,9 @@ def _symbols(data: bytes) -> None:
     code.name(_PROBES)
     with suppress(ElfError):
         table = read_symbols(elf)
-        assert bool((table.start[:-1] <= table.start[1:]).all()) and bool((table.start < table.end).all())
-        found = table.find([*_PROBES, *table.start[:100].tolist()])
+        start, end = table.ranges.start, table.ranges.end
+        assert bool((start[:-1] <= start[1:]).all()) and bool((start < end).all())
+        found = table.find([*_PROBES, *start[:100].tolist()])
         for symbol in found:
             assert symbol < 0 or len(table.best_name(symbol)) <= 1 << 13
         assert all(symbol >= 0 for symbol in found[len(_PROBES) :])
@@ -93,9 +94,10 @@ def _symbols(data: bytes) -> None:
 def _bounds(data: bytes) -> None:
     if (elf := _elf(data)) is None:
         return
-    starts, ends = bounds(elf)
+    functions = bounds(elf)
+    starts, ends = functions.start, functions.end
     assert bool((starts < ends).all()) and bool((ends[:-1] <= starts[1:]).all())
-    assert starts_of((starts, ends), starts[:100].tolist()) == starts[:100].tolist()
+    assert starts_of(functions, starts[:100].tolist()) == starts[:100].tolist()
 
 
 def _notes(data: bytes) -> None:
