@@ -239,13 +239,14 @@ def _folded(
     size: NDArray[np.int64],
     threshold: int,
     listed: tuple[list[Frame], list[str], list[int]],
+    whole: int = 0,
 ) -> CallTree:
     """The tree of nodes in level order, each standing for `size` of them, without those below a threshold."""
     frames, binaries, other_lines = listed
     if not threshold:
         return _tree(parent, level, label, total, frames, binaries, other_lines, len(frames))
     folding = fold(parent, level, total >= threshold, size)
-    names, name = folding.names(100 * threshold / int(total[0]))
+    names, name = folding.names(100 * threshold / (whole or int(total[0])))
     return _tree(
         parent=folding.parent,
         level=folding.level,
@@ -323,19 +324,19 @@ def weighed(
     return own, start
 
 
-def prune(tree: CallTree, limit: int) -> CallTree:
+def prune(tree: CallTree, limit: int, whole: int = 0) -> CallTree:
     """The tree with about `limit` nodes at most: the lightest are folded, exactly, into their parent's
     "(N frames below x %)" node. A tree of no more than `limit` nodes comes back as it is.
 
     A node is folded where it weighs less than the threshold, and all below it with it; every total
-    that stays is what it was. Folded nodes come after their siblings.
+    that stays is what it was. Folded nodes come after their siblings. The share x is of `whole`, or of the root.
     """
     ones = np.ones(len(tree), np.int64)
     threshold = _threshold(tree.total, ones, limit)
     if not threshold:
         return tree
     listed = tree.frames, tree.binaries, tree.other_lines
-    return _folded(tree.parent, tree.level, tree.frame, tree.total, ones, threshold, listed)
+    return _folded(tree.parent, tree.level, tree.frame, tree.total, ones, threshold, listed, whole)
 
 
 @dataclass(frozen=True, slots=True)
