@@ -171,6 +171,27 @@ def test_what_is_folded_away_of_a_part_has_a_share_of_all() -> None:
     assert names[-1] == "(3 frames below 2 %)", names
 
 
+@settings(max_examples=200, deadline=None)
+@given(stacks_of_names, st.integers(1, 5))
+def test_whoever_goes_on_asking_comes_to_all_that_was_folded_away(stacks: Stacks, limit: int) -> None:
+    tree = build_tree(table_of(stacks))
+    whole = int(tree.total[0])
+    nodes = {path(tree, i): i for i in range(len(tree))}
+    known = set[tuple[str, ...]]()
+    asked: list[tuple[tuple[str, ...], int]] = [((), whole + 1)]
+    while asked:
+        above, lighter = asked.pop()
+        part = prune(folded_below(tree, nodes[above], lighter), limit, whole)
+        for i in range(1, len(part)):
+            here = (*above, *path(part, i))
+            if part.frame[i] >= part.elided:
+                asked.append((here[:-1], part.lighter))
+            else:
+                assert here not in known and part.total[i] == tree.total[nodes[here]]
+                known.add(here)
+    assert known == nodes.keys() - {()}
+
+
 def test_a_tree_within_the_limit_is_not_pruned() -> None:
     tree = build_tree(table_of([(["a", "b"], 1), (["c"], 5)]))
     assert prune(tree, 4) is tree

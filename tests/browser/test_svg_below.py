@@ -120,6 +120,9 @@ def test_a_sandwich_of_what_was_loaded_is_exact(server: tuple[str, int], page: P
     url, start = server
     page.goto(f"{url}flamegraph.svg?from={start}&until={start + 10}")
     folded(page).click()
+    expect(
+        page.locator('[aria-current=true][aria-label^="main ("]')
+    ).to_be_visible()  # else frames move under the pointer
     page.locator('[aria-label^="seldom_55 ("]').hover()
     page.keyboard.press("w")
     shown = page.locator("[role=treeitem]")

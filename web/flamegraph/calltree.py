@@ -245,7 +245,8 @@ def _folded(
     frames, binaries, other_lines = listed
     if not threshold:
         return _tree(parent, level, label, total, frames, binaries, other_lines, len(frames))
-    folding = fold(parent, level, total >= threshold, size)
+    keep = total >= threshold
+    folding = fold(parent, level, with_children(keep, level) if whole else keep, size)
     names, name = folding.names(100 * threshold / (whole or int(total[0])))
     return _tree(
         parent=folding.parent,
@@ -324,12 +325,19 @@ def weighed(
     return own, start
 
 
+def with_children(keep: NDArray[np.bool_], level: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """The nodes to keep of a part that someone asked for: where it would be none but the root, as the others are all
+    equally light, its children too, so that whoever goes on asking comes to all of it."""
+    return keep if keep[1:].any() else level <= 1
+
+
 def prune(tree: CallTree, limit: int, whole: int = 0) -> CallTree:
     """The tree with about `limit` nodes at most: the lightest are folded, exactly, into their parent's
     "(N frames below x %)" node. A tree of no more than `limit` nodes comes back as it is.
 
     A node is folded where it weighs less than the threshold, and all below it with it; every total
-    that stays is what it was. Folded nodes come after their siblings. The share x is of `whole`, or of the root.
+    that stays is what it was. Folded nodes come after their siblings. The share x is of the root; or of `whole`, where
+    the tree is a part of one that weighs that, see with_children().
     """
     ones = np.ones(len(tree), np.int64)
     threshold = _threshold(tree.total, ones, limit)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from profiler.model import StackTable
 from symbolizer.types import Frame, Kind
-from web.flamegraph.calltree import CallTree, build_tree, fold, frames_to_json, weighed
+from web.flamegraph.calltree import CallTree, build_tree, fold, frames_to_json, weighed, with_children
 
 SIGNIFICANT: Final = 3.29  # standard errors: two-sided 0.1 %
 FEWEST: Final = 5  # samples of both sides together; below, a normal distribution says nothing
@@ -138,14 +138,15 @@ def diff_tree(
 def prune_diff(tree: DiffTree, limit: int, whole: tuple[int, int] | None = None) -> DiffTree:
     """The tree with about `limit` nodes at most: those with the least share of either side are folded, exactly, into
     their parent's "(N frames below x %)" node, as calltree.prune does. One of no more than `limit` comes back as it is.
-    Shares are of `whole`, before and after, or of the root.
+    Shares are of the root; or of `whole`, before and after, where the tree is a part of one, see with_children().
     """
     if len(tree) <= limit:
         return tree
     share = shares(tree, whole)
     # The heaviest limit + 1 nodes cannot all stay, so the lightest of them sets what is too light.
     lightest = np.partition(share, len(tree) - limit - 1)[len(tree) - limit - 1]
-    folding = fold(tree.parent, tree.level, share > lightest)
+    keep = share > lightest
+    folding = fold(tree.parent, tree.level, with_children(keep, tree.level) if whole else keep)
     least = share[folding.kept].min(initial=1.0)
     names, name = folding.names(100 * float(least))
     return diff_tree(
