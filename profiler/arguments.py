@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from urllib.parse import urlsplit
 
+from profiler.grouping import LABELS, parse_labels
 from profiler.report import KEYS
 
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -53,6 +54,18 @@ def report_keys(text: str) -> tuple[str, ...]:
     if unknown:
         raise argparse.ArgumentTypeError(f"{unknown[0]!r} is no column; there are {', '.join(KEYS)}")
     return keys
+
+
+def labels(text: str) -> tuple[str, ...]:
+    """Labels of samples to group by, with commas between."""
+    try:
+        found = parse_labels(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    unknown = [label for label in found if label not in LABELS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"samples have no label {unknown[0]!r}; there are {', '.join(LABELS)}")
+    return found
 
 
 def address(text: str) -> tuple[str, int]:

@@ -216,10 +216,9 @@ def _record(options: argparse.Namespace) -> int:
         cgroups = frozenset(cgroup_id(path) for path in options.cgroup)
     except OSError as error:
         raise UsageError(f"There is no cgroup {error.filename} ({error.strerror}).") from error
-    outputs = tuple(_output(path) for path in options.output or ["pilotlight.svg"])
     return run_record(
         RecordOptions(
-            outputs=outputs,
+            outputs=_outputs(options),
             sampling=_sampling(options),
             symbols=_symbols(options),
             seconds=options.seconds,
@@ -238,7 +237,7 @@ def _capture(options: argparse.Namespace) -> int:
         return run_capture(
             CaptureOptions(
                 target=parse_target(options.server, _token(options)),
-                outputs=tuple(_output(path) for path in options.output or ["pilotlight.svg"]),
+                outputs=_outputs(options),
                 host=options.host,
                 seconds=options.seconds,
                 hz=options.hz,
@@ -286,7 +285,7 @@ def _render(options: argparse.Namespace) -> int:
 
     extension = _extension(options.output, EXTENSIONS)
     files = read_files(options.input, _say)
-    how = Options(options.title, options.event, options.reverse)
+    how = Options(options.title, options.event, options.reverse, options.group_by)
     return _written(options.output, lambda: render(files, extension, how))
 
 
@@ -339,13 +338,19 @@ def _extension(path: str, known: Sequence[str]) -> str:
         raise UsageError(str(error)) from error
 
 
-def _output(path: str) -> Output:
-    from web.flamegraph.rendering import writers
+def _outputs(options: argparse.Namespace) -> tuple[Output, ...]:
+    from web.flamegraph.rendering import PICTURES, UNGROUPED, writers
 
-    try:
-        return Output("-" if path.startswith("-.") else path, writer_for(path, writers()))
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    known = writers(options.group_by)
+    found = []
+    for path in options.output or ["pilotlight.svg"]:
+        try:
+            found.append(Output("-" if path.startswith("-.") else path, writer_for(path, known)))
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        if options.group_by and not path.endswith(PICTURES):
+            raise UsageError(f"{path}: {UNGROUPED}.")
+    return tuple(found)
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -244,15 +244,15 @@ class StackTable:
     counts: NDArray[np.int64]
 
 
-def stack_table(profile: Profile) -> StackTable:
-    """The profile's stacks below their process's name, and their thread's where that differs."""
+def stack_table(profile: Profile, group_by: Sequence[str] = ()) -> StackTable:
+    """The profile's stacks on what begin_of() has them stand on, with the values of `group_by`, of grouping.LABELS."""
     frames = NumberedFrames()
     by_location: dict[int, list[int]] = {}  # by id(): hashing a Location costs more than all the rest here
     index: list[int] = []
     offsets = [0]
     for sample in profile.samples:
-        for name, kind in bases(sample.process, sample.thread):
-            index.append(frames.number(Frame(name, kind), ""))
+        values = [str(getattr(sample, label)) for label in group_by]
+        index.extend(frames.number(frame, "") for frame in begin_of(values, sample.process, sample.thread))
         for location in reversed(sample.stack):
             known = by_location.get(id(location))
             if known is None:
@@ -268,6 +268,12 @@ def stack_table(profile: Profile) -> StackTable:
         np.array(offsets, np.int64),
         np.array([sample.count for sample in profile.samples], np.int64),
     )
+
+
+def begin_of(values: Sequence[str], process: str, thread: str) -> list[Frame]:
+    """The frames that a stack stands on, root first: the values that it is grouped by, then bases()."""
+    names = [*((value or "(none)", Kind.PROCESS) for value in values), *bases(process, thread)]
+    return [Frame(name, kind) for name, kind in names]
 
 
 def bases(process: str, thread: str) -> list[tuple[str, Kind]]:

@@ -10,6 +10,7 @@ from typing import Final
 from profiler import arguments
 from profiler.collector import BACKENDS, Sampling
 from profiler.formats.read import FORMATS
+from profiler.grouping import LABELS
 from profiler.symbols import Symbols
 
 DEFAULT_LISTEN: Final = "127.0.0.1:4099"
@@ -82,6 +83,7 @@ def make_parser(runs: Mapping[str, Run]) -> argparse.ArgumentParser:
 
     render = command("render", "make pictures and other formats of any profiler's files")
     _add_files(render)
+    _add_grouping(render)
     render.add_argument("input", nargs="+", metavar="IN", help=f"{FORMATS}; several are merged; - is stdin")
     render.add_argument(
         "-o",
@@ -149,6 +151,16 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_grouping(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--group-by",
+        type=arguments.labels,
+        default=(),
+        metavar="LABELS",
+        help=f"pictures by these labels of samples, such as process,pid; there are {', '.join(LABELS)}",
+    )
+
+
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-F", "--hz", type=arguments.hz, default=99, metavar="HZ", help="samples a second and CPU (%(default)s)"
@@ -199,6 +211,7 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=f"by extension {_EXTENSIONS}; -.folded is stdout (pilotlight.svg)",
     )
+    _add_grouping(parser)
 
 
 def _add_agent(parser: argparse.ArgumentParser) -> None:

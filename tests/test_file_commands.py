@@ -131,6 +131,15 @@ def test_reverse_has_the_leaves_at_the_root(files: Path) -> None:
     assert names[:3] == ["all", "parse", "vfs_read"] and sum(data["own"]) == 1000
 
 
+def test_pictures_are_grouped_by_labels_of_samples(files: Path) -> None:
+    assert main(["render", "before.json", "-o", "x.svg", "--group-by", "thread,pid"]) == 0
+    text = Path("x.svg").read_text()
+    assert "<title>pool (10 samples, 1.00 %" in text and "<title>7 (10 samples, 1.00 %" in text
+    assert "<title>app (990 samples, 99.00 %" in text and "<title>7 (990 samples, 99.00 %" in text
+    assert main(["render", "before.json", "after.json", "-o", "x.html", "--group-by", "pid"]) == 0
+    assert "<title>7 (2,000 samples, 100.00 %" in Path("x.html").read_text()
+
+
 def test_the_title_is_that_asked_for(files: Path) -> None:
     assert main(["render", "before.json", "--title", "A <b> & c", "-o", "x.html"]) == 0
     page = Path("x.html").read_text()
@@ -243,6 +252,19 @@ def test_reports_rows_cannot_break_the_table(files: Path, capsys: pytest.Capture
         (["render", "before.json", "odd.json", "-o", "x.svg"], 2, "have no common rate"),
         (["render", "before.json", "--reverse", "-o", "x.json"], 2, "turned round in .svg and .html only."),
         (
+            ["render", "before.json", "--group-by", "service", "-o", "x.svg"],
+            2,
+            "no sample has a label 'service' to group by; there are pid, process, thread.",
+        ),
+        (
+            ["render", "plain.folded", "--group-by", "pid", "-o", "x.svg"],
+            2,
+            "no sample has a label 'pid' to group by; they have none.",
+        ),
+        (["render", "before.json", "--group-by", "pid", "-o", "x.json"], 2, "grouped in .svg and .html only."),
+        (["render", "two.folded", "--group-by", "pid", "-o", "x.svg"], 2, "the difference of two profiles cannot be"),
+        (["record", "--group-by", "pid", "-o", "x.svg", "-o", "x.json"], 2, "x.json: stacks can be grouped in .svg"),
+        (
             ["render", "before.json", "-o", "none/x.svg"],
             1,
             "none/x.svg could not be written (No such file or directory).",
@@ -261,6 +283,8 @@ def test_what_cannot_be_done_is_told_in_one_sentence(
     files: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, sentence: str
 ) -> None:
     Path("bad.folded").write_text("no stack here\n")
+    Path("plain.folded").write_text("main;f 5\n")
+    Path("two.folded").write_text("main;f 5 7\n")
     Path("broken.json").write_text('{"format": ')
     Path("cut.pb.gz").write_bytes(heap()[:-9])
     Path("heap.pb.gz").write_bytes(heap())
@@ -276,6 +300,9 @@ def test_what_cannot_be_done_is_told_in_one_sentence(
         (["report", "before.json", "--sort", "comm,what"], "'what' is no column; there are comm, dso, symbol"),
         (["report", "before.json", "--percent-limit", "x"], "'x' is no number of per cent"),
         (["report", "before.json", "--percent-limit", "nan"], "'nan' is no number of per cent"),
+        (["render", "before.json", "-o", "x.svg", "--group-by", "host"], "samples have no label 'host'; there are"),
+        (["render", "before.json", "-o", "x.svg", "--group-by", "comm"], "group by process, or by thread"),
+        (["record", "-o", "x.svg", "--group-by", "a b"], "'a b' is no label to group by"),
         (["render", "-o", "x.svg"], "IN"),
     ],
 )

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from profiler.model import StackTable
 from symbolizer.types import Frame, Kind, Reason
+from web.flamegraph.below import folded_below
 from web.flamegraph.calltree import CallTree, build_tree, prune, tree_to_json
 
 Stacks = list[tuple[list[str], int]]
@@ -148,6 +149,47 @@ def test_a_tree_built_with_a_limit_is_the_pruned_one(stacks: Stacks, limit: int)
     for column in ("parent", "level", "frame", "total", "own", "start"):
         assert (getattr(built, column) == getattr(pruned, column)).all()
     assert (built.frames, built.elided) == (pruned.frames, pruned.elided)
+
+
+@settings(max_examples=200, deadline=None)
+@given(stacks_of_names, st.integers(1, 30))
+def test_what_was_folded_away_is_found_again_exactly(stacks: Stacks, limit: int) -> None:
+    tree = build_tree(table_of(stacks))
+    pruned = prune(tree, limit)
+    nodes = {path(tree, i): i for i in range(len(tree))}
+    for i in np.flatnonzero(pruned.frame >= pruned.elided).tolist():
+        part = folded_below(tree, nodes[path(pruned, i)[:-1]], pruned.lighter)
+        assert_sound(part)
+        assert len(part) - 1 == int(pruned.frames[int(pruned.frame[i])].function[1:].split()[0])
+        assert part.total[0] == pruned.total[i]
+
+
+def test_what_is_folded_away_of_a_part_has_a_share_of_all() -> None:
+    tree = build_tree(table_of([(["heavy"], 90), *([([f"light{i}"], 1 + i % 2) for i in range(6)])]))
+    part = folded_below(tree, 0, 50)
+    names = [frame.function for frame in prune(part, 4, int(tree.total[0])).frames]
+    assert names[-1] == "(3 frames below 2 %)", names
+
+
+@settings(max_examples=200, deadline=None)
+@given(stacks_of_names, st.integers(1, 5))
+def test_whoever_goes_on_asking_comes_to_all_that_was_folded_away(stacks: Stacks, limit: int) -> None:
+    tree = build_tree(table_of(stacks))
+    whole = int(tree.total[0])
+    nodes = {path(tree, i): i for i in range(len(tree))}
+    known = set[tuple[str, ...]]()
+    asked: list[tuple[tuple[str, ...], int]] = [((), whole + 1)]
+    while asked:
+        above, lighter = asked.pop()
+        part = prune(folded_below(tree, nodes[above], lighter), limit, whole)
+        for i in range(1, len(part)):
+            here = (*above, *path(part, i))
+            if part.frame[i] >= part.elided:
+                asked.append((here[:-1], part.lighter))
+            else:
+                assert here not in known and part.total[i] == tree.total[nodes[here]]
+                known.add(here)
+    assert known == nodes.keys() - {()}
 
 
 def test_a_tree_within_the_limit_is_not_pruned() -> None:

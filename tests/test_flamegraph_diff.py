@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from profiler.model import StackTable
 from symbolizer.types import Frame, Kind
+from web.flamegraph.below import folded_below_in_diff
 from web.flamegraph.diff import (
     SIGNIFICANT,
     DiffTree,
@@ -111,6 +112,28 @@ def test_pruning_folds_what_is_light_on_both_sides_exactly(before: Stacks, after
             assert (pruned.before[i], pruned.after[i]) == known[path(pruned, i)]
     assert stayed <= max(limit, 1) and stayed + folded == len(tree)
     assert pruned.before_own.sum() == tree.before[0] and pruned.after_own.sum() == tree.after[0]
+
+
+@settings(max_examples=200, deadline=None)
+@given(stacks_of_names, stacks_of_names, st.integers(1, 30), st.integers(1, 5))
+def test_what_was_folded_away_is_found_again_exactly(before: Stacks, after: Stacks, limit: int, fewer: int) -> None:
+    tree = build_diff(table_of(before), table_of(after))
+    whole = int(tree.before[0]), int(tree.after[0])
+    pruned = prune_diff(tree, limit)
+    nodes = {path(tree, i): i for i in range(len(tree))}
+    for i in np.flatnonzero(pruned.frame >= pruned.elided).tolist():
+        name = pruned.frames[int(pruned.frame[i])].function
+        part = folded_below_in_diff(tree, nodes[path(pruned, i)[:-1]], pruned.lighter)
+        assert_sound(part)
+        assert len(part) - 1 == int(name[1:].split()[0])
+        assert (part.before[0], part.after[0]) == (pruned.before[i], pruned.after[i])
+        # What does not fit into one answer either is told by its share of all, and weighs what it did.
+        again = prune_diff(part, fewer, whole)
+        assert (again.before[0], again.after[0]) == (part.before[0], part.after[0])
+        kept = again.frame < again.elided
+        assert kept[1:].any()  # whoever goes on asking comes to all of it
+        share = np.maximum(again.before / max(whole[0], 1), again.after / max(whole[1], 1))
+        assert (share[kept & (again.level > 1)] >= again.lighter).all()
 
 
 def test_what_only_one_side_has_is_not_pruned_for_being_absent_from_the_other() -> None:

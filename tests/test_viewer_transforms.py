@@ -244,6 +244,16 @@ def test_what_was_folded_away_takes_its_place_in_order(viewer: Viewer) -> None:
     assert paths(grown) == weights({(1, 3): 50, (1, 2, 4): 4, (1, 2): 1, (1, 4): 2, (2,): 5})
 
 
+def test_what_was_folded_away_of_two_profiles_keeps_both_sides(viewer: Viewer) -> None:
+    folded = FRAMES - 1
+    tree = columns({(1, 3): 50, (1, folded): 7, (2,): 5}, {(1, 3): 10, (1, folded): 3})
+    part = columns({(2, 4): 4, (2,): 3}, {(2, 4): 1, (4,): 2}) | {"frameOf": list(range(FRAMES))}
+    node = next(i for i, frame in enumerate(tree["frame"]) if frame == folded)
+    grown = viewer.make("graft", tree, {"node": node, "part": part})
+    assert paths(grown) == weights({(1, 3): 50, (1, 2, 4): 4, (1, 2): 3, (2,): 5})
+    assert paths(grown, "before") == weights({(1, 3): 10, (1, 2, 4): 1, (1, 4): 2})
+
+
 def test_what_is_folded_away_at_several_places_does_not_say_how_much_it_is(viewer: Viewer) -> None:
     # Two frames above their folded children are taken out: the folded nodes meet, and become the general one.
     tree = columns({(1, FRAMES - 1): 3, (2, FRAMES - 1): 4})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Iterator
 from html import unescape
 from xml.etree import ElementTree
@@ -91,6 +92,45 @@ def test_an_event_can_be_chosen_of_several(client: TestClient) -> None:
     assert "<b>10,101,010</b> page-faults" in answer.text
     answer = client.post("/open?event=none", content=text)
     assert answer.status_code == 400 and "there are cpu-clock, page-faults:count." in answer.text
+
+
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [
+        ("folded", []),
+        ("perf script", ["pid", "process", "thread"]),
+        ("pprof", ["pid", "process", "thread"]),
+        ("JSON", ["pid", "process", "thread"]),
+        ("OTLP", ["pid", "process", "thread"]),
+    ],
+)
+def test_a_file_is_grouped_by_what_its_samples_have(client: TestClient, name: str, labels: list[str]) -> None:
+    page = client.post("/open", content=FILES[name]).text
+    offered = re.findall(r'<option value="([^"]*)"', "".join(re.findall(r'<select id="group">.*?</select>', page)))
+    assert offered == (["", *labels] if labels else [])
+    for path in ("/open", "/api/v1/render"):
+        answer = client.post(path, params={"groupBy": "pid"}, content=FILES[name])
+        assert answer.status_code == (200 if labels else 400)
+        assert ("<title>7 (40 samples, 100.00 %" if labels else "no sample has a label") in unescape(answer.text)
+    if labels:
+        grouped = client.post("/open", params={"groupBy": "process,pid"}, content=FILES[name]).text
+        assert '<option value="process,pid" selected>' in grouped
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("groupBy=service", "no sample has a label 'service' to group by; there are pid, process, thread."),
+        ("groupBy=%3Cb%3E", "'<b>' is no label to group by."),
+        ("groupBy=pid&format=json", "stacks can be grouped in .svg and .html only."),
+    ],
+)
+def test_what_cannot_be_grouped_is_told(client: TestClient, query: str, said: str) -> None:
+    answer = client.post(f"/api/v1/render?{query}", content=FILES["JSON"])
+    assert answer.status_code == 400 and answer.json()["error"] == said
+    if "format" not in query:
+        page = client.post(f"/open?{query}", content=FILES["JSON"])
+        assert page.status_code == 400 and said in unescape(page.text) and "<b>" not in page.text
 
 
 def test_stacks_with_two_counts_are_shown_as_a_difference(client: TestClient) -> None:
@@ -183,5 +223,5 @@ def test_the_page_is_linked_and_says_what_can_be_read(client: TestClient) -> Non
 def test_render_is_in_the_api_description(client: TestClient) -> None:
     described = client.get("/openapi.json").json()["paths"]["/api/v1/render"]["post"]
     names = {parameter["name"] for parameter in described["parameters"]}
-    assert names == {"format", "event", "title", "reverse", "since", "until"}
+    assert names == {"format", "event", "title", "reverse", "groupBy", "since", "until"}
     assert json.dumps(described)

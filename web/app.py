@@ -29,6 +29,7 @@ from web import (
     api,
     auth,
     below_endpoint,
+    captured,
     captures_api,
     captures_pages,
     diff_page,
@@ -124,7 +125,7 @@ def _assemble(options: ServerOptions) -> FastAPI:
     )
     app.state.options = options
     routed = (hosts, pages, diff_page, api, questions, timeline, settings, ingest, names, open_file, pyroscope)
-    for module in (*routed, annotations_api, below_endpoint, captures_api, captures_pages, pprof_endpoint):
+    for module in (*routed, annotations_api, below_endpoint, captured, captures_api, captures_pages, pprof_endpoint):
         app.include_router(module.router)
     app.add_middleware(EndWhenGone, store=lambda: app.state.store)
     app.add_middleware(_Mistakes)

@@ -15,19 +15,21 @@ from starlette.exceptions import HTTPException
 
 from profiler.accounting import account_lines
 from profiler.formats.by_extension import WRITERS
+from profiler.grouping import labels_of
 from profiler.model import Profile, stack_table
 from web import urls
 from web.assets import render
 from web.captures import Captures, TooMany
 from web.captures_api import start, wanted_of
-from web.contexts import CaptureForm, CapturePage, CaptureRow, CapturesPage
+from web.contexts import CapturedPicture, CaptureForm, CapturePage, CaptureRow, CapturesPage
 from web.exports import MEDIA_TYPES, asked_view, attachment, file_name, menu
 from web.flamegraph.calltree import build_tree
 from web.flamegraph.svg import Caption, write_svg
 from web.ingest import Refused, read_body
+from web.pages import group_choices
 from web.store import captures as stored
 from web.store.captures import Capture
-from web.store.selection import rfc3339
+from web.store.selection import check_groups, parse_group_by, rfc3339
 
 _SHOWN: Final = 100
 _MAX_FORM: Final = 1 << 16
@@ -73,12 +75,13 @@ async def capture_page(request: Request, name: str) -> Response:
         if extension:
             return JSONResponse({"error": "there is no such capture"}, 404)
         raise HTTPException(404)
+    group_by = parse_group_by(request.query_params.get("groupBy", ""))
     if not extension:
-        return HTMLResponse(await asyncio.to_thread(_page, request, capture))
+        return HTMLResponse(await asyncio.to_thread(_page, request, capture, group_by))
     if extension not in urls.TWINS:
         known = ", ".join("." + twin for twin in urls.TWINS)
         return JSONResponse({"error": f"no format .{extension[:40]}; there are {known}"}, 404)
-    return await asyncio.to_thread(_export, request, capture, extension)
+    return await asyncio.to_thread(_export, request, capture, extension, group_by)
 
 
 async def _listing(request: Request, form: CaptureForm, problem: str = "", status: int = 200) -> Response:
@@ -103,34 +106,51 @@ def _document(form: CaptureForm) -> dict[str, Any]:
     return document
 
 
-def _page(request: Request, capture: Capture) -> str:
+def _page(request: Request, capture: Capture, group_by: tuple[str, ...]) -> str:
     profile = stored.find_profile(request.app.state.store, capture.id) if capture.profiled else None
-    page = CapturePage(
-        row=_row(capture),
-        title=_title(capture),
-        profile=replace(profile, samples=()) if profile else None,
-        svg=urls.capture(capture.id, "svg"),
-        exports=menu(request, urls.capture(capture.id), partial(urls.capture, capture.id)),
+    picture = _captured(request, capture.id, profile, group_by) if profile else None
+    return render("capture.html", CapturePage(_row(capture), _title(capture), picture))
+
+
+def _captured(request: Request, id: str, profile: Profile, group_by: tuple[str, ...]) -> CapturedPicture:
+    """Raises BadQuery for labels that the profile does not have."""
+    check_groups(profile, group_by)
+    address = partial(urls.capture, id, query=_grouped(group_by))
+    return CapturedPicture(
+        profile=replace(profile, samples=()),
+        svg=address("svg"),
+        groups=group_choices(labels_of(profile), group_by),
+        group_by=",".join(group_by),
+        exports=menu(request, address(), address, group_by),
+        top=urls.capture_api(id, "top"),
+        lines=urls.capture_api(id, "lines"),
     )
-    return render("capture.html", page)
 
 
-def _export(request: Request, capture: Capture, extension: str) -> Response:
+def _grouped(group_by: tuple[str, ...]) -> urls.Query:
+    return (("groupBy", ",".join(group_by)),) if group_by else ()
+
+
+def _export(request: Request, capture: Capture, extension: str, group_by: tuple[str, ...]) -> Response:
     profile = stored.find_profile(request.app.state.store, capture.id) if capture.profiled else None
     if profile is None:
         return JSONResponse({"error": capture.problem or "nothing has been captured yet"}, 404)
     download = bool(request.query_params.get("download"))
     if extension == "svg" and not download:
-        return Response(_picture(capture, profile, urls.static("flamegraph.js")), media_type=MEDIA_TYPES["svg"])
+        return Response(_picture(capture, profile, group_by), media_type=MEDIA_TYPES["svg"])
     if extension == "svg":
-        body = _picture(capture, profile, None, asked_view(request))
+        body = _picture(capture, profile, group_by, asked_view(request), is_file=True)
     else:
         body = WRITERS["." + extension](profile)
     name = file_name(capture.name or capture.host, profile.window.start_ns / 1e9, extension)
     return Response(body, media_type=MEDIA_TYPES[extension], headers=attachment(name))
 
 
-def _picture(capture: Capture, profile: Profile, script_href: str | None, view: str = "") -> bytes:
+def _picture(
+    capture: Capture, profile: Profile, group_by: tuple[str, ...], view: str = "", *, is_file: bool = False
+) -> bytes:
+    """The picture for a page, or as a file that needs no server. Raises BadQuery as _captured."""
+    check_groups(profile, group_by)
     window = profile.window
     caption = Caption(
         title=" · ".join(filter(None, [capture.name, profile.host, profile.event, filters_of(capture)])),
@@ -140,9 +160,11 @@ def _picture(capture: Capture, profile: Profile, script_href: str | None, view: 
         seconds_per_sample=1 / profile.hz,
         accounts=(("", profile.accounting),),
         rate=f"{profile.hz:,} Hz",
+        source="" if is_file else urls.capture_below(capture.id, _grouped(group_by)),
         view=view,
     )
-    return write_svg(build_tree(stack_table(profile)), caption, script_href=script_href)
+    tree = build_tree(stack_table(profile, group_by))
+    return write_svg(tree, caption, script_href=None if is_file else urls.static("flamegraph.js"))
 
 
 def filters_of(capture: Capture) -> str:

@@ -242,7 +242,8 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class ChangeRow:
-    """A function that changed: by what it ran itself (`own`), and by what it ran with all that it called."""
+    """A function that changed: by what it ran itself (`own`), and by what it ran with all that it called. `kind` is as
+    pictures call it."""
 
     name: str
     kind: str
@@ -429,7 +430,8 @@ class FileTimes:
 class Opened:
     """A file that is shown: its name, format and event, all its events, what its counts are, and the picture, an
     SVG element as text. `problems` are sentences about what was left out of it, `extensions` are the formats it can be
-    had in. `times` tells when its samples were taken, None where nobody knows."""
+    had in. `groups` are labels to group by, `group_by` those in force. `times` tells when its samples were taken, None
+    where nobody knows."""
 
     name: str
     format: str
@@ -440,6 +442,8 @@ class Opened:
     unit: str
     accounting: Accounting
     extensions: tuple[str, ...]
+    groups: list[tuple[str, str]]
+    group_by: str
     picture: str
     times: FileTimes | None
 
@@ -493,14 +497,25 @@ class CapturesPage:
 
 @dataclass(frozen=True, slots=True)
 class CapturePage:
-    """templates/capture.html: GET /captures/{id}. `profile` is what it has so far, without its samples, None for
-    nothing."""
+    """templates/capture.html: GET /captures/{id}. `picture` is what it has so far, None for nothing."""
 
     row: CaptureRow
     title: str
-    profile: Profile | None
+    picture: CapturedPicture | None
+
+
+@dataclass(frozen=True, slots=True)
+class CapturedPicture:
+    """What a capture holds: its profile without the samples, its picture's address, labels to group that by and those
+    in force, and the addresses of its functions and, with a function, of its lines."""
+
+    profile: Profile
     svg: str
+    groups: list[tuple[str, str]]
+    group_by: str
     exports: ExportMenu
+    top: str
+    lines: str
 
 
 @dataclass(frozen=True, slots=True)

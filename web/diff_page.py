@@ -16,7 +16,7 @@ from web import urls
 from web.assets import render
 from web.comparison import Comparison, Side, compare, difference, most_changed, parse_comparison
 from web.contexts import ChangeRow, Chip, Choice, Compared, ComparedSide, DiffLegend, DiffPage, ExportMenu, Measured
-from web.exports import MEDIA_TYPES, as_download, asked_view, attachment, base_of, caption, curl, file_name
+from web.exports import MEDIA_TYPES, as_download, asked_view, attachment, base_of, caption, curl, file_name, fixed
 from web.flamegraph import layout
 from web.flamegraph.changes import Changes, changes_of
 from web.flamegraph.diff import FEWEST, SIGNIFICANT, build_diff
@@ -69,6 +69,7 @@ def diff_twin(request: Request, extension: str) -> Response:
         if extension == "folded":
             return sent(write_differential(before.table, after.table), MEDIA_TYPES["folded"])
         described = _caption(before, after, comparison)
+        source = "" if download else urls.diff_below(_fixed(before, after, tuple(query)))
         if extension == "txt":
             text = diff_report(
                 before.table,
@@ -80,7 +81,7 @@ def diff_twin(request: Request, extension: str) -> Response:
             return sent(text.encode(errors="backslashreplace"), MEDIA_TYPES["txt"])
         svg = write_diff_svg(
             build_diff(before.table, after.table),
-            replace(described, view=view if download else ""),
+            replace(described, view=view if download else "", source=source),
             absolute=comparison.absolute,
             width=width,
             script_href=None if download else urls.static("flamegraph.js"),
@@ -89,6 +90,12 @@ def diff_twin(request: Request, extension: str) -> Response:
         return sent(svg, MEDIA_TYPES["svg"], attachment(name) if download else None)
 
     return conditional(request, [comparison.before, comparison.after], answer)
+
+
+def _fixed(before: Side, after: Side, query: urls.Query) -> urls.Query:
+    """The query that asks for both sides whenever it is asked."""
+    since, until = rfc3339(before.selection.since), rfc3339(before.selection.until)
+    return urls.replaced(fixed(after.selection, query), baseFrom=since, baseUntil=until)
 
 
 def _width(typed: dict[str, str]) -> str:
@@ -186,18 +193,12 @@ def _menu(request: Request, query: urls.Query) -> ExportMenu:
 def _compared(request: Request, comparison: Comparison, query: urls.Query) -> Compared:
     queries: Queries = request.app.state.queries
     before, after = compare(queries, comparison)
-    fixed = urls.replaced(
-        query,
-        from_=rfc3339(after.selection.since),
-        until=rfc3339(after.selection.until),
-        baseFrom=rfc3339(before.selection.since),
-        baseUntil=rfc3339(before.selection.until),
-    )
+    bare = _fixed(before, after, query)
     by_total = dict(query).get("sort") == "total"
     changes = changes_of(before.table, after.table, absolute=comparison.absolute)
     return Compared(
         event=after.overview.event,
-        svg=urls.diff(fixed, "svg"),
+        svg=urls.diff(bare, "svg"),
         sides=(_side("Before", before), _side("After", after)),
         rows=_rows(changes, most_changed(changes, by_total=by_total)),
         changed=len(changes.largest()),
@@ -206,7 +207,7 @@ def _compared(request: Request, comparison: Comparison, query: urls.Query) -> Co
             for value, text in ((None, "Self"), ("total", "Total"))
         ],
         legend=DiffLegend(layout.GREW, layout.SHRANK, layout.UNCHANGED, layout.STEPS, SIGNIFICANT, FEWEST),
-        exports=_menu(request, fixed),
+        exports=_menu(request, bare),
     )
 
 
@@ -236,7 +237,7 @@ def _rows(changes: Changes, chosen: list[int]) -> list[ChangeRow]:
     return [
         ChangeRow(
             changes.frames[i].function,
-            str(changes.frames[i].kind),
+            layout.LABELS[changes.frames[i].kind],
             changes.binaries[i],
             measured(i, False),
             measured(i, True),

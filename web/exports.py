@@ -15,6 +15,7 @@ from fastapi.responses import Response
 from profiler.accounting import account_lines
 from profiler.event_names import is_cpu, unit_of
 from profiler.formats.by_extension import WRITERS
+from profiler.grouping import LABELS
 from web import urls
 from web.contexts import ExportMenu
 from web.flamegraph.svg import MOST_NODES, Caption, write_svg
@@ -96,11 +97,12 @@ def _picture_file(queries: Queries, selection: Selection, group_by: Sequence[str
     return write_svg(tree, replace(_described(queries, overview, selection), view=view))
 
 
-def menu(request: Request, page: str, twin: Callable[[str], str]) -> ExportMenu:
+def menu(request: Request, page: str, twin: Callable[[str], str], group_by: Sequence[str] = ()) -> ExportMenu:
     """What a flame graph can be had as, and how others come to see it; `page` is its own, and `twin` the address of it
-    in a format."""
+    in a format. What it is grouped by is asked for on the command line too, where samples know it themselves."""
     base, needs_token = base_of(request)
     options = request.app.state.options
+    grouped = f"--group-by {','.join(group_by)} " if group_by and set(group_by) <= set(LABELS) else ""
     with_token = base.replace("://", "://:TOKEN@", 1) if needs_token else base
     return ExportMenu(
         files=[(text, twin(extension)) for extension, text in _FILES],
@@ -114,7 +116,7 @@ def menu(request: Request, page: str, twin: Callable[[str], str]) -> ExportMenu:
             ("In pprof", f"go tool pprof '{with_token}{twin('pb.gz')}'"),
             (
                 "The same profile, on the command line",
-                f"{curl(request, twin('json'))} | pilotlight render - -o flamegraph.svg",
+                f"{curl(request, twin('json'))} | pilotlight render - {grouped}-o flamegraph.svg",
             ),
         ],
         permalink=base + page,

@@ -15,6 +15,7 @@ from profiler.event_names import unit_of
 from profiler.formats.read import FORMATS, read_file
 from profiler.formats.reading import ReadFile
 from profiler.formats.timed import within
+from profiler.grouping import LABELS, labels_of, parse_labels
 from web import urls
 from web.assets import render
 from web.contexts import Opened, OpenPage
@@ -22,6 +23,7 @@ from web.file_times import file_times
 from web.flamegraph.rendering import EXTENSIONS, Options, events_of, merged
 from web.flamegraph.rendering import render as render_files
 from web.ingest import Refused, decompress, read_body
+from web.pages import group_choices
 
 MAX_FILE: Final = 32 << 20  # bytes, as sent and without its content-encoding
 MAX_UNPACKED: Final = 64 << 20
@@ -47,6 +49,11 @@ Until = Annotated[
     float | None, Query(gt=0, allow_inf_nan=False, description="Only samples before so many seconds after the first")
 ]
 
+GroupBy = Annotated[
+    str,
+    Query(alias="groupBy", max_length=1000, description=f"label[,label]: below their values; of {', '.join(LABELS)}"),
+]
+
 router = APIRouter()
 
 
@@ -57,11 +64,20 @@ def open_page() -> Response:
 
 @router.post("/open", include_in_schema=False)
 async def opened_page(
-    request: Request, name: str = "", event: str = "", since: Since = None, until: Until = None
+    request: Request,
+    name: str = "",
+    event: str = "",
+    group_by: GroupBy = "",
+    since: Since = None,
+    until: Until = None,
 ) -> Response:
     """The page with a file's picture in it, or that of a part; the file is the body."""
+
+    def make(data: bytes) -> Opened:
+        return _opened(data, Options(name[:_TITLE], event, group_by=parse_labels(group_by)), _range(since, until))
+
     try:
-        opened = await _in_thread(request, lambda data: _opened(data, name[:_TITLE], event, _range(since, until)))
+        opened = await _in_thread(request, make)
     except Refused as refusal:
         return HTMLResponse(render("open.html", OpenPage(MAX_FILE, FORMATS, str(refusal), None)), refusal.status)
     return HTMLResponse(render("open.html", OpenPage(MAX_FILE, FORMATS, "", opened)))
@@ -74,6 +90,7 @@ async def rendered(
     event: Annotated[str, Query(description="Which event of a file that holds several")] = "",
     title: Annotated[str, Query(description="The title of the picture", max_length=_TITLE)] = "",
     reverse: Annotated[bool, Query(description="Stacks from the leaf on, in pictures")] = False,
+    group_by: GroupBy = "",
     since: Since = None,
     until: Until = None,
 ) -> Response:
@@ -83,9 +100,8 @@ async def rendered(
         return JSONResponse({"error": f"no format {format[:40]!r}; there are {', '.join(_MEDIA_TYPES)}"}, 400)
 
     def make(data: bytes) -> bytes:
-        return render_files(
-            [_part(_read(data), _range(since, until))], "." + format, Options(title, event, reverse)
-        ).data
+        how = Options(title, event, reverse, parse_labels(group_by))
+        return render_files([_part(_read(data), _range(since, until))], "." + format, how).data
 
     try:
         body = await _in_thread(request, make)
@@ -124,13 +140,14 @@ def _part(file: ReadFile, chosen: tuple[float, float] | None) -> ReadFile:
     return within(file, *chosen) if chosen else file
 
 
-def _opened(data: bytes, name: str, event: str, chosen: tuple[float, float] | None) -> Opened:
+def _opened(data: bytes, how: Options, chosen: tuple[float, float] | None) -> Opened:
     whole = _read(data)
     file = _part(whole, chosen)
-    picture = render_files([file], ".svg", Options(name, event), script_href=urls.static("flamegraph.js"))
-    profile = merged([file], event)[0]
+    picture = render_files([file], ".svg", how, script_href=urls.static("flamegraph.js"))
+    profile = merged([file], how.event)[0]
+    is_difference = len(file.tables) == 2
     return Opened(
-        name=name,
+        name=how.title,
         format=file.format,
         problems=file.problems,
         event=profile.event,
@@ -139,6 +156,8 @@ def _opened(data: bytes, name: str, event: str, chosen: tuple[float, float] | No
         unit=unit_of(profile.event),
         accounting=profile.accounting,
         extensions=tuple(extension.removeprefix(".") for extension in EXTENSIONS),
+        groups=group_choices(() if is_difference else labels_of(profile), how.group_by),
+        group_by=",".join(how.group_by),
         picture=picture.data.decode().partition("?>\n")[2],
         times=file_times(whole, profile.event, chosen),
     )

@@ -48,10 +48,10 @@ def _flamegraph(request: Request) -> FlamegraphPage:
     selection = parse(query, default_since=FLAMEGRAPH_SINCE, now=now)
     typed = {key: value for key, value in reversed(query)}
     known = queries.hosts(selection.since, now)
-    group_by = ",".join(parse_group_by(typed.get("groupBy", "")))
+    group_by = parse_group_by(typed.get("groupBy", ""))
     picture, empty, near = None, [], list[tuple[str, str]]()
     try:
-        picture = _picture(request, selection, query, now)
+        picture = _picture(request, selection, query, group_by, now)
     except MixedRates as error:
         empty = [str(error)]
     except Empty as error:
@@ -75,8 +75,8 @@ def _flamegraph(request: Request) -> FlamegraphPage:
         chosen=hosts if len(hosts) > 1 else [],
         event=event,
         comm=typed.get("comm", ""),
-        groups=_groups(queries, group_by),
-        group_by=group_by,
+        groups=group_choices([name for name in queries.label_names() if name not in ("event", "hz", "comm")], group_by),
+        group_by=",".join(group_by),
         kept=urls.only(query, "q", "rows", "values", "viewFrom", "viewUntil"),
         chips=[
             Chip(value if key == "q" else f"host={value}", urls.flamegraph(urls.minus(query, value, key)))
@@ -96,15 +96,14 @@ def _flamegraph(request: Request) -> FlamegraphPage:
     )
 
 
-def _groups(queries: Queries, chosen: str) -> list[tuple[str, str]]:
-    """What a picture can be grouped by: labels, with the words for them."""
-    names = [label for label in queries.label_names() if label not in ("event", "hz", "comm")]
-    words = {"pid": "process id", "cpu_kind": "CPU kind"}
+def group_choices(names: Sequence[str], chosen: Sequence[str]) -> list[tuple[str, str]]:
+    """What a picture can be grouped by: labels, with the words for them, and what is chosen."""
+    words, now = {"pid": "process id", "cpu_kind": "CPU kind"}, ",".join(chosen)
     groups = [("", "nothing"), *((name, words.get(name, name)) for name in names)]
-    return [*groups, *([(chosen, chosen)] if chosen not in dict(groups) else [])]
+    return [*groups, *([(now, now)] if now not in dict(groups) else [])]
 
 
-def _picture(request: Request, selection: Selection, query: urls.Query, now: float) -> Picture:
+def _picture(request: Request, selection: Selection, query: urls.Query, group_by: Sequence[str], now: float) -> Picture:
     queries: Queries = request.app.state.queries
     selection = queries.resolve(selection)
     overview = queries.accounted(selection)
@@ -140,7 +139,7 @@ def _picture(request: Request, selection: Selection, query: urls.Query, now: flo
             for value in shares
             if value["name"]
         ],
-        exports=menu(request, urls.flamegraph(bare), partial(urls.flamegraph, bare)),
+        exports=menu(request, urls.flamegraph(bare), partial(urls.flamegraph, bare), group_by),
         compare=urls.diff((*bare, ("baseFrom", "from-1h"), ("baseUntil", "from"))),
         top=urls.api("top", bare),
         lines=urls.api("lines", bare),

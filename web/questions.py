@@ -20,8 +20,8 @@ from web.selected import (
     overview_dict,
     scaled,
 )
-from web.store.lines import FunctionName
-from web.store.queries import Queries
+from web.store.lines import FunctionLines, FunctionName
+from web.store.queries import Overview, Queries, Top
 from web.store.selection import Selection, as_mapping, parse_group_by
 from web.store.store import BadQuery
 from web.store.top import FunctionFilter, parse_function
@@ -41,6 +41,10 @@ Function = Annotated[
     str, Query(description="A part of the function's name in any case, or ~ and a regular expression (RE2)")
 ]
 Limit = Annotated[int, Query(ge=1, le=10_000)]
+Sort = Annotated[Literal["self", "total"], Query(description="What they are ordered by")]
+WholeName = Annotated[str, Query(description="The function's whole name", max_length=100_000)]
+OfKind = Annotated[Text, Query(description="Its kind; any by default", max_length=40)]
+OfBinary = Annotated[Text, Query(description="The path of its binary; any by default", max_length=4096)]
 
 
 @router.get("/tree", response_class=Response)
@@ -106,7 +110,7 @@ def diff(
 def top(
     request: Request,
     selection: Selected,
-    sort: Annotated[Literal["self", "total"], Query(description="What they are ordered by")] = "self",
+    sort: Sort = "self",
     limit: Limit = 50,
     function: Function = "",
     values: ValuesAs = "samples",
@@ -121,27 +125,28 @@ def top(
     def answer() -> Response:
         resolved = queries.resolve(selection)
         found = queries.top(resolved, sort=sort, limit=limit, wanted=wanted)
-        rows = scaled(found.rows, factor(values, found.overview), ("self", "total"))
-        return as_json(
-            {
-                **as_mapping(resolved),
-                **overview_dict(found.overview),
-                "values": values,
-                "functions": found.functions,
-                "top": rows,
-            }
-        )
+        return as_json({**as_mapping(resolved), **top_dict(found, values)})
 
     return conditional(request, [selection], answer)
+
+
+def top_dict(found: Top, values: ValuesAs) -> dict[str, Any]:
+    """Functions as JSON, with the windows that they are of."""
+    return {
+        **overview_dict(found.overview),
+        "values": values,
+        "functions": found.functions,
+        "top": scaled(found.rows, factor(values, found.overview), ("self", "total")),
+    }
 
 
 @router.get("/lines", response_class=Response)
 def lines(
     request: Request,
     selection: Selected,
-    function: Annotated[str, Query(description="The function's whole name", max_length=100_000)],
-    kind: Annotated[Text, Query(description="Its kind; any by default", max_length=40)] = None,
-    binary: Annotated[Text, Query(description="The path of its binary; any by default", max_length=4096)] = None,
+    function: WholeName,
+    kind: OfKind = None,
+    binary: OfBinary = None,
     limit: Limit = 1000,
     values: ValuesAs = "samples",
 ) -> Response:
@@ -154,22 +159,27 @@ def lines(
 
     def answer() -> Response:
         resolved = queries.resolve(selection)
-        found, overview = queries.lines(resolved, FunctionName(function, kind, binary))
-        by = factor(values, overview)
-        (whole,) = scaled([{"self": found.own, "total": found.total}], by, ("self", "total"))
-        return as_json(
-            {
-                **as_mapping(resolved),
-                **overview_dict(overview),
-                "values": values,
-                "function": function,
-                **whole,
-                "lines": len(found.rows),
-                "by_line": scaled(found.rows[:limit], by, ("self", "total")),
-            }
-        )
+        wanted = FunctionName(function, kind, binary)
+        found, overview = queries.lines(resolved, wanted)
+        return as_json({**as_mapping(resolved), **lines_dict(wanted, found, overview, values, limit)})
 
     return conditional(request, [selection], answer)
+
+
+def lines_dict(
+    wanted: FunctionName, found: FunctionLines, overview: Overview, values: ValuesAs, limit: int
+) -> dict[str, Any]:
+    """A function by line as JSON, with the windows that it is of."""
+    by = factor(values, overview)
+    (whole,) = scaled([{"self": found.own, "total": found.total}], by, ("self", "total"))
+    return {
+        **overview_dict(overview),
+        "values": values,
+        "function": wanted.name,
+        **whole,
+        "lines": len(found.rows),
+        "by_line": scaled(found.rows[:limit], by, ("self", "total")),
+    }
 
 
 @router.get("/functions/who", response_class=Response)

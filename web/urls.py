@@ -36,16 +36,24 @@ def below(query: Query) -> str:
     return _with("/flamegraph/below.json", query)
 
 
+def diff_below(query: Query) -> str:
+    return _with("/diff/below.json", query)
+
+
+def capture_below(id: str, query: Query) -> str:
+    return _with(f"/captures/{quote(id, safe='')}/below.json", query)
+
+
 def captures(query: Query = ()) -> str:
     return _with("/captures", query)
 
 
-def capture(id: str, extension: str = "") -> str:
-    return f"/captures/{quote(id, safe='')}{'.' + extension if extension else ''}"
+def capture(id: str, extension: str = "", query: Query = ()) -> str:
+    return _with(f"/captures/{quote(id, safe='')}{'.' + extension if extension else ''}", query)
 
 
-def capture_api(id: str) -> str:
-    return f"/api/v1/captures/{quote(id, safe='')}"
+def capture_api(id: str, question: str = "") -> str:
+    return f"/api/v1/captures/{quote(id, safe='')}{'/' + question if question else ''}"
 
 
 def annotation_api(id: str) -> str:

@@ -112,6 +112,25 @@ def test_an_event_is_chosen(server: str, page: Page, tmp_path: Path) -> None:
     expect(page.locator(".summary")).to_contain_text("2 page-faults")
 
 
+def test_a_grouping_is_chosen_and_saved(server: str, page: Page, pprof: Path) -> None:
+    page.goto(server + "open")
+    page.get_by_label("A profile").set_input_files(pprof)
+    page.get_by_label("grouped by").select_option("process id")
+    expect(frame(page, "7")).to_have_attribute("aria-level", "2")
+    with page.expect_download() as download:
+        page.get_by_role("button", name=".svg", exact=True).click()
+    assert "<title>7 (40 samples" in download.value.path().read_text()
+    with page.expect_download() as download:
+        page.get_by_role("button", name=".json", exact=True).click()
+    assert read_json(download.value.path().read_bytes()).accounting.sampled == 40
+    # Another file may not have the label: it is shown as it is.
+    other = pprof.with_name("y.folded")
+    other.write_text("a;b 3\n")
+    page.get_by_label("A profile").set_input_files(other)
+    expect(frame(page, "b")).to_be_visible()
+    expect(page.get_by_label("grouped by")).to_have_count(0)
+
+
 def test_a_part_of_the_time_is_dragged_over_and_shown_alone(server: str, page: Page, tmp_path: Path) -> None:
     """A burst of a tenth of a second within a minute: found by eye in the map, then looked at in finer steps."""
     path = tmp_path / "perf.txt"

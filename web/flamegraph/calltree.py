@@ -239,13 +239,15 @@ def _folded(
     size: NDArray[np.int64],
     threshold: int,
     listed: tuple[list[Frame], list[str], list[int]],
+    whole: int = 0,
 ) -> CallTree:
     """The tree of nodes in level order, each standing for `size` of them, without those below a threshold."""
     frames, binaries, other_lines = listed
     if not threshold:
         return _tree(parent, level, label, total, frames, binaries, other_lines, len(frames))
-    folding = fold(parent, level, total >= threshold, size)
-    names, name = folding.names(100 * threshold / int(total[0]))
+    keep = total >= threshold
+    folding = fold(parent, level, with_children(keep, level) if whole else keep, size)
+    names, name = folding.names(100 * threshold / (whole or int(total[0])))
     return _tree(
         parent=folding.parent,
         level=folding.level,
@@ -323,19 +325,26 @@ def weighed(
     return own, start
 
 
-def prune(tree: CallTree, limit: int) -> CallTree:
+def with_children(keep: NDArray[np.bool_], level: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """The nodes to keep of a part that someone asked for: where it would be none but the root, as the others are all
+    equally light, its children too, so that whoever goes on asking comes to all of it."""
+    return keep if keep[1:].any() else level <= 1
+
+
+def prune(tree: CallTree, limit: int, whole: int = 0) -> CallTree:
     """The tree with about `limit` nodes at most: the lightest are folded, exactly, into their parent's
     "(N frames below x %)" node. A tree of no more than `limit` nodes comes back as it is.
 
     A node is folded where it weighs less than the threshold, and all below it with it; every total
-    that stays is what it was. Folded nodes come after their siblings.
+    that stays is what it was. Folded nodes come after their siblings. The share x is of the root; or of `whole`, where
+    the tree is a part of one that weighs that, see with_children().
     """
     ones = np.ones(len(tree), np.int64)
     threshold = _threshold(tree.total, ones, limit)
     if not threshold:
         return tree
     listed = tree.frames, tree.binaries, tree.other_lines
-    return _folded(tree.parent, tree.level, tree.frame, tree.total, ones, threshold, listed)
+    return _folded(tree.parent, tree.level, tree.frame, tree.total, ones, threshold, listed, whole)
 
 
 @dataclass(frozen=True, slots=True)

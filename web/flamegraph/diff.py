@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from profiler.model import StackTable
 from symbolizer.types import Frame, Kind
-from web.flamegraph.calltree import CallTree, build_tree, fold, frames_to_json, weighed
+from web.flamegraph.calltree import CallTree, build_tree, fold, frames_to_json, weighed, with_children
 
 SIGNIFICANT: Final = 3.29  # standard errors: two-sided 0.1 %
 FEWEST: Final = 5  # samples of both sides together; below, a normal distribution says nothing
@@ -28,7 +28,8 @@ class DiffTree:
     For node i: `before[i]` and `after[i]` are its totals in counts of either side, 0 where it is only on the other,
     `before_own` and `after_own` what it weighs without its children, `before_start` and `after_start` the totals of
     everything left of it. Those are int64; parent, level and frame are int32. `frames`, `binaries`, `other_lines` and
-    `elided` are as in CallTree. before[0] and after[0] are the two profiles' totals.
+    `elided` are as in CallTree. before[0] and after[0] are the two profiles' totals. What prune_diff() folded away has
+    a share of less than `lighter` of either.
     """
 
     parent: NDArray[np.int32]
@@ -44,6 +45,7 @@ class DiffTree:
     binaries: list[str]
     other_lines: list[int]
     elided: int
+    lighter: float = 0.0
 
     def __len__(self) -> int:
         return len(self.parent)
@@ -61,7 +63,7 @@ def build_diff(before: StackTable, after: StackTable) -> DiffTree:
     old = build_tree(replace(joined(before, after), counts=_counts(before.counts, 0 * after.counts)))
     total = np.zeros(len(tree), np.int64)
     total[_places(old, tree)] = old.total
-    return _tree(
+    return diff_tree(
         tree.parent,
         tree.level,
         tree.frame,
@@ -100,7 +102,7 @@ def _places(part: CallTree, whole: CallTree) -> NDArray[np.int64]:
     return places
 
 
-def _tree(
+def diff_tree(
     parent: NDArray[Any],
     level: NDArray[Any],
     frame: NDArray[Any],
@@ -110,6 +112,7 @@ def _tree(
     binaries: list[str],
     other_lines: list[int],
     elided: int,
+    lighter: float = 0.0,
 ) -> DiffTree:
     """The tree of nodes in level order, with what follows from their totals."""
     before_own, before_start = weighed(parent, level, before)
@@ -128,22 +131,25 @@ def _tree(
         binaries=binaries,
         other_lines=other_lines,
         elided=elided,
+        lighter=lighter,
     )
 
 
-def prune_diff(tree: DiffTree, limit: int) -> DiffTree:
+def prune_diff(tree: DiffTree, limit: int, whole: tuple[int, int] | None = None) -> DiffTree:
     """The tree with about `limit` nodes at most: those with the least share of either side are folded, exactly, into
     their parent's "(N frames below x %)" node, as calltree.prune does. One of no more than `limit` comes back as it is.
+    Shares are of the root; or of `whole`, before and after, where the tree is a part of one, see with_children().
     """
     if len(tree) <= limit:
         return tree
-    share = np.maximum(_shares(tree.before), _shares(tree.after))
+    share = shares(tree, whole)
     # The heaviest limit + 1 nodes cannot all stay, so the lightest of them sets what is too light.
     lightest = np.partition(share, len(tree) - limit - 1)[len(tree) - limit - 1]
-    folding = fold(tree.parent, tree.level, share > lightest)
+    keep = share > lightest
+    folding = fold(tree.parent, tree.level, with_children(keep, tree.level) if whole else keep)
     least = share[folding.kept].min(initial=1.0)
     names, name = folding.names(100 * float(least))
-    return _tree(
+    return diff_tree(
         folding.parent,
         folding.level,
         folding.arranged(tree.frame, len(tree.frames) + name),
@@ -153,11 +159,14 @@ def prune_diff(tree: DiffTree, limit: int) -> DiffTree:
         tree.binaries + [""] * len(names),
         tree.other_lines + [0] * len(names),
         len(tree.frames),
+        float(np.nextafter(lightest, np.inf)),
     )
 
 
-def _shares(total: NDArray[np.int64]) -> NDArray[np.float64]:
-    return total / max(int(total[0]), 1)
+def shares(tree: DiffTree, whole: tuple[int, int] | None = None) -> NDArray[np.float64]:
+    """The share of each node before or after, whichever is larger; of `whole`, or of the root."""
+    before, after = whole or (int(tree.before[0]), int(tree.after[0]))
+    return np.maximum(tree.before / max(before, 1), tree.after / max(after, 1))
 
 
 def significance(tree: DiffTree, *, absolute: bool = False) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from web.flamegraph import layout
 from web.flamegraph.calltree import CallTree, weighed
 from web.flamegraph.diff import FEWEST, SIGNIFICANT, DiffTree, prune_diff, significance
-from web.flamegraph.names import visible
+from web.flamegraph.names import viewer_tree, visible
 from web.flamegraph.svg import MOST_NODES, Caption, Look, document
 
 WIDTHS: Final = ("after", "before", "union")
@@ -54,13 +54,18 @@ def write_diff_svg(
             (layout.SHRANK[2], "shrank"),
             (layout.UNCHANGED, "no significant change"),
         ],
-        {"own": tree.after_own.tolist(), "diff": data},
+        {"own": tree.after_own.tolist(), "diff": data, "lighter": tree.lighter},
     )
-    return document(_widths(tree, width, absolute=absolute), caption, look, script_href=script_href)
+    return document(as_wide_as(tree, width, absolute=absolute), caption, look, script_href=script_href)
 
 
-def _widths(tree: DiffTree, width: str, *, absolute: bool) -> CallTree:
-    """The tree with the totals that its frames are as wide as."""
+def viewer_diff(tree: DiffTree) -> dict[str, Any]:
+    """A tree of two profiles as static/flamegraph/below.js reads it: names.viewer_tree, with what was before beside."""
+    return viewer_tree(as_wide_as(tree, "after")) | {"beforeOwn": tree.before_own.tolist(), "lighter": tree.lighter}
+
+
+def as_wide_as(tree: DiffTree, width: str, *, absolute: bool = False) -> CallTree:
+    """The tree with the totals that its frames are as wide as, for one of WIDTHS."""
     if width == "before":
         total, own, start = tree.before, tree.before_own, tree.before_start
     elif width == "union":

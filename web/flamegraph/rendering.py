@@ -18,6 +18,7 @@ from profiler.formats.folded import write_differential
 from profiler.formats.json import heading_object
 from profiler.formats.read import ASSUMED, profiles_of
 from profiler.formats.reading import ReadFile
+from profiler.grouping import check_labels
 from profiler.model import Accounting, Profile, StackTable, common_rate, merge, stack_table
 from web.flamegraph.calltree import build_tree
 from web.flamegraph.diff import build_diff, diff_to_json, names_only
@@ -28,16 +29,19 @@ from web.flamegraph.svg import Caption, write_svg
 
 PICTURES: Final = (".svg", ".html")
 EXTENSIONS: Final = (*PICTURES, *WRITERS)
+UNGROUPED: Final = f"stacks can be grouped in {' and '.join(PICTURES)} only"
 DIFFERENCES: Final = (*PICTURES, ".folded", ".json", ".txt")
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to render: the picture's title, which event of files with several, and stacks from the leaf on."""
+    """How to render: the picture's title, which event of files with several, stacks from the leaf on, and labels of
+    samples that they are grouped by."""
 
     title: str = ""
     event: str = ""
     reverse: bool = False
+    group_by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,27 +55,31 @@ class Rendered:
 def render(files: Sequence[ReadFile], extension: str, options: Options, *, script_href: str | None = None) -> Rendered:
     """All profiles of one event of these files, merged, in one of EXTENSIONS.
 
-    Raises ValueError, with a sentence, for an event that no file has, for rates that cannot be merged, and for
-    numbers that the format cannot hold. The script of a picture is at `script_href` where that is given.
+    Raises ValueError, with a sentence, for an event that no file has, for rates that cannot be merged, for labels that
+    no sample has, and for numbers that the format cannot hold. The script of a picture is at `script_href` where that
+    is given.
     """
     tables = [table for file in files for table in file.tables]
     if len(tables) == 2 and len(files) == 1:
         return render_difference(files, files, extension, options, script_href=script_href)
-    if len(tables) == len(files) == 1 and extension in PICTURES and not options.event:
+    if len(tables) == len(files) == 1 and extension in PICTURES and not (options.event or options.group_by):
         return Rendered(_picture(tables[0], Caption(options.title), extension, options, script_href))
     profile, problems = merged(files, options.event)
     if extension in PICTURES:
-        described = caption(profile, options.title)
-        return Rendered(_picture(stack_table(profile), described, extension, options, script_href), problems)
+        check_labels(profile, options.group_by)
+        table, described = stack_table(profile, options.group_by), caption(profile, options.title)
+        return Rendered(_picture(table, described, extension, options, script_href), problems)
     if options.reverse:
         raise ValueError(f"stacks can be turned round in {' and '.join(PICTURES)} only")
+    if options.group_by:
+        raise ValueError(UNGROUPED)
     return Rendered(writer_for(extension)(profile), problems)
 
 
-def render_profile(profile: Profile, extension: str) -> bytes:
-    """One profile in one of EXTENSIONS."""
+def render_profile(profile: Profile, extension: str, group_by: Sequence[str] = ()) -> bytes:
+    """One profile in one of EXTENSIONS; in pictures grouped by labels, whether it has values of them or not."""
     if extension in PICTURES:
-        return _picture(stack_table(profile), caption(profile, ""), extension, Options())
+        return _picture(stack_table(profile, group_by), caption(profile, ""), extension, Options())
     return writer_for(extension)(profile)
 
 
@@ -91,6 +99,8 @@ def render_difference(
     """
     if extension not in DIFFERENCES:
         raise ValueError(f"a difference can be written as {', '.join(DIFFERENCES)}, not as {extension}")
+    if options.group_by:
+        raise ValueError("the difference of two profiles cannot be grouped")
     old, new = _sides(before, after, options)
     problems = tuple(dict.fromkeys((*old.problems, *new.problems)))
     tables = _scaled(old, new) if absolute else (old.table, new.table)
@@ -279,10 +289,10 @@ def _page(svg: bytes, title: str) -> bytes:
     return head.encode() + picture + b"</body>\n</html>\n"
 
 
-def writers() -> dict[str, Callable[[Profile], bytes]]:
-    """A writer for each of EXTENSIONS."""
+def writers(group_by: Sequence[str] = ()) -> dict[str, Callable[[Profile], bytes]]:
+    """A writer for each of EXTENSIONS; those of pictures group by labels."""
 
     def picture(extension: str) -> Callable[[Profile], bytes]:
-        return lambda profile: render_profile(profile, extension)
+        return lambda profile: render_profile(profile, extension, group_by)
 
     return {extension: picture(extension) for extension in PICTURES} | dict(WRITERS)

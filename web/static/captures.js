@@ -6,7 +6,7 @@ const live = document.querySelector("[data-live]");
 async function follow() {
   if (!document.hidden) {
     try {
-      const answer = await fetch(location.pathname, { headers: { accept: "text/html" } });
+      const answer = await fetch(location.pathname + location.search, { headers: { accept: "text/html" } });
       if (answer.ok && !answer.redirected) {
         const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById(live.id);
         if (fresh && !fresh.dataset.live && live.dataset.live === "page") {

@@ -1,8 +1,8 @@
 // Sorts the functions of a comparison where they stand, which without it the links of the headings do, by the server; and
-// finds them in the picture.
+// links them with the picture.
 "use strict";
 
-import { expressionOf, pictureOf } from "./picture.js";
+import { expressionOf, linkRows, pictureOf } from "./picture.js";
 
 const table = document.getElementById("changes");
 const headings = table ? [...table.querySelectorAll("a[data-sort]")] : [];
@@ -30,7 +30,24 @@ for (const link of headings) {
   });
 }
 
-pictureOf(document.getElementById("picture"), ({ picture }) => {
+const rows = new Map(); // function key → row
+const link = linkRows(table ? [table.tBodies[0]] : [], (key) => rows.get(key));
+
+// Says of each row which function of the picture it is.
+function tell(picture) {
+  const keys = new Map(picture.functions().map(({ key, name, kind, binary }) => [`${name}\n${kind}\n${binary}`, key]));
+  for (const row of table?.tBodies[0].rows ?? []) {
+    const key = keys.get(`${row.cells[0].title}\n${row.dataset.kind}\n${row.dataset.binary}`);
+    if (!key) continue; // what the picture folded away, or what its filters leave out
+    row.dataset.key = key;
+    rows.set(key, row);
+  }
+}
+
+pictureOf(document.getElementById("picture"), ({ svg, picture }) => {
+  link(svg, picture);
+  tell(picture);
+  svg.addEventListener("pilotlight:change", () => setTimeout(() => tell(picture))); // once it is drawn
   for (const name of table?.querySelectorAll("tbody .name") ?? []) {
     const button = document.createElement("button");
     Object.assign(button, { type: "button", className: "link name", textContent: name.textContent, title: "Find in the picture" });

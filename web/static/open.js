@@ -2,10 +2,13 @@
 // another event or format.
 "use strict";
 
+const PICTURES = new Set(["svg", "html"]);
+
 const form = document.getElementById("open");
 const input = form.querySelector("input[type=file]");
 let file = null;
 let event = "";
+let groupBy = "";
 let part = {}; // { since, until } in seconds of the file, where only that is asked for
 let partShown = {}; // what is on the page
 let shows = 0; // how many files were sent: an answer that comes too late is dropped
@@ -43,7 +46,7 @@ async function show() {
   const number = ++shows;
   if (!document.querySelector(".filetimes")) say(`Reading ${file.name}\u2026`, false);
   try {
-    const answer = await send("/open", { name: file.name.slice(0, 200), event, ...part });
+    const answer = await send("/open", { name: file.name.slice(0, 200), event, groupBy, ...part });
     const text = await answer.text();
     if (number !== shows) return;
     const fresh = new DOMParser().parseFromString(text, "text/html");
@@ -75,7 +78,8 @@ async function save(format, button) {
   button.disabled = true;
   try {
     const title = file.name.slice(0, 200);
-    const answer = await send("/api/v1/render", { format, event, title, ...part });
+    const grouped = PICTURES.has(format) && { groupBy };
+    const answer = await send("/api/v1/render", { format, event, title, ...grouped, ...part });
     if (!answer.ok) throw new Error((await answer.json().catch(() => ({}))).error ?? `The server answered ${answer.status}.`);
     const link = document.createElement("a");
     link.href = URL.createObjectURL(await answer.blob());
@@ -94,7 +98,7 @@ async function save(format, button) {
 
 function take(files) {
   if (!files?.length) return;
-  [file, event, part] = [files[0], "", {}];
+  [file, event, groupBy, part] = [files[0], "", "", {}];
   replace([]);
   show();
 }
@@ -112,8 +116,10 @@ document.addEventListener("drop", (dropped) => {
   take(dropped.dataTransfer.files);
 });
 document.getElementById("opened").addEventListener("change", (changed) => {
-  if (changed.target.id !== "event") return;
-  event = changed.target.value;
+  const { id, value } = changed.target;
+  if (id === "event") [event, groupBy] = [value, ""]; // samples of another event may have other labels
+  else if (id === "group") groupBy = value;
+  else return;
   show();
 });
 document.getElementById("opened").addEventListener("click", (clicked) => {

@@ -18,3 +18,26 @@ export function pictureOf(frame, ready) {
   frame.addEventListener("pilotlight:ready", look);
   look();
 }
+
+// Links rows of tables with the picture: the row of what is pointed at there is marked, and the frames of the row (by its
+// data-key, a function's) that is pointed at or focused here. Gives what has to be called with each new picture.
+export function linkRows(tables, rowOf) {
+  let picture = null;
+  let marked = null;
+  const mark = (key) => {
+    marked?.classList.remove("pointed");
+    marked = key === null ? null : rowOf(key) ?? null;
+    marked?.classList.add("pointed");
+  };
+  for (const table of tables) {
+    const point = (event) => picture?.highlight(event.target.closest?.("tr[data-key]")?.dataset.key ?? null);
+    table.addEventListener("pointerover", point);
+    table.addEventListener("focusin", point);
+    table.addEventListener("pointerleave", () => picture?.highlight(null));
+    table.addEventListener("focusout", () => picture?.highlight(null));
+  }
+  return (svg, found) => {
+    picture = found;
+    svg.addEventListener("pilotlight:point", (event) => mark(event.detail));
+  };
+}

@@ -2,7 +2,7 @@
 // the lines of its source. Both are linked with the picture: what is pointed at or chosen here is there, and vice versa.
 "use strict";
 
-import { expressionOf, pictureOf } from "./picture.js";
+import { expressionOf, linkRows, pictureOf } from "./picture.js";
 
 const ROWS = 200; // of functions in the document at a time
 const NEIGHBOURS = 50;
@@ -26,7 +26,6 @@ let functions = [];
 let sort = { by: "self", down: true };
 let first = 0; // which of those that the filter lets through is the first row
 let rows = new Map(); // function key → row
-let marked = null;
 
 function element(name, properties = {}, ...children) {
   const made = Object.assign(document.createElement(name), properties);
@@ -102,12 +101,6 @@ function show() {
   back.hidden = first === 0;
   more.hidden = first + ROWS >= ordered.length;
   markChosen();
-}
-
-function mark(key) {
-  marked?.classList.remove("pointed");
-  marked = key === null ? null : rows.get(key) ?? null;
-  marked?.classList.add("pointed");
 }
 
 function markChosen() {
@@ -197,7 +190,7 @@ function linesTold(found) {
   if (!found.by_line.some((row) => row.line)) return "No lines are known: its binary has no debug information that was found.";
   const rest = found.lines - found.by_line.length;
   const many = rest ? ` ${commas.format(rest)} more lines weigh less.` : "";
-  return `Of all ${commas.format(found.total)} ${picture.unit} of the range that have it, whatever is hidden in the picture.${many}`;
+  return `Of all ${commas.format(found.total)} ${picture.unit} that have it, whatever is hidden in the picture.${many}`;
 }
 
 // ------------------------------------------------------------------ the picture
@@ -214,13 +207,15 @@ function refresh() {
   }));
 }
 
+const link = linkRows([body, byId("callers"), byId("callees")], (key) => rows.get(key));
+
 pictureOf(byId("picture"), ({ svg, picture: found }) => {
   picture = found;
+  link(svg, picture);
   asked = null;
   section.querySelector(".tall").hidden = false;
   filter.parentElement.hidden = false;
   svg.addEventListener("pilotlight:change", refresh);
-  svg.addEventListener("pilotlight:point", (event) => mark(event.detail));
   refresh();
 });
 
@@ -237,12 +232,3 @@ byId("function-close").addEventListener("click", () => picture.change({ sandwich
 byId("function-find").addEventListener("click", () => {
   picture.change({ sandwich: "", search: expressionOf(byId("function-title").title) });
 });
-
-// What is pointed at or focused here is marked in the picture.
-for (const place of [body, byId("callers"), byId("callees")]) {
-  const point = (event) => picture?.highlight(event.target.closest?.("tr[data-key]")?.dataset.key ?? null);
-  place.addEventListener("pointerover", point);
-  place.addEventListener("focusin", point);
-  place.addEventListener("pointerleave", () => picture?.highlight(null));
-  place.addEventListener("focusout", () => picture?.highlight(null));
-}

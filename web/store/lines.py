@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from symbolizer.types import Frame
 from web.flamegraph.layout import LABELS
 from web.flamegraph.names import visible
-from web.store.ragged import Integers
-from web.store.stackcache import Stacks
-from web.store.sums import Sums
+from web.store.ragged import Integers, Ragged
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,32 +47,36 @@ class FunctionLines:
     rows: list[dict[str, Any]]
 
 
-def lines_of(sums: Sums, stacks: Stacks, wanted: FunctionName) -> FunctionLines | None:
-    """The lines of a function, None where it is on no stack."""
+def lines_of(
+    frame_list: list[Frame], binaries: list[str], frames: Ragged, weight: NDArray[np.float64], wanted: FunctionName
+) -> FunctionLines | None:
+    """The lines of a function, None where it is on no stack.
+
+    `frames` are the stacks, root first, as numbers of `frame_list` and `binaries`, and `weight` the count of each.
+    """
     places: dict[tuple[str, int], int] = {}
-    line_of = np.full(len(stacks.frame_list), -1, np.int64)
-    for j, (frame, binary) in enumerate(zip(stacks.frame_list, stacks.binaries, strict=True)):
+    line_of = np.full(len(frame_list), -1, np.int64)
+    for j, (frame, binary) in enumerate(zip(frame_list, binaries, strict=True)):
         if wanted.fits(frame, binary):
             line_of[j] = places.setdefault((frame.file, frame.line), len(places))
-    flat, offsets = stacks.frames.packed()
+    flat, offsets = frames.packed()
     hits = np.flatnonzero(line_of[flat] >= 0)
     if not len(hits):
         return None
-    weights = np.zeros(len(stacks.ids), np.int64)
-    np.add.at(weights, stacks.rows, sums.counts)
+    counts = weight.astype(np.int64)
     row = np.searchsorted(offsets, hits, side="right") - 1
     pairs = np.unique(np.stack((row, line_of[flat[hits]]), 1), axis=0)
     own, total = _zeros(places), _zeros(places)
-    np.add.at(total, pairs[:, 1], weights[pairs[:, 0]])
+    np.add.at(total, pairs[:, 1], counts[pairs[:, 0]])
     leaf = hits == offsets[row + 1] - 1
-    np.add.at(own, line_of[flat[hits[leaf]]], weights[row[leaf]])
+    np.add.at(own, line_of[flat[hits[leaf]]], counts[row[leaf]])
     rows: list[dict[str, Any]] = [
         {"file": file, "line": line, "self": int(own[i]), "total": int(total[i])}
         for (file, line), i in places.items()
         if total[i]
     ]
     rows.sort(key=lambda found: (-found["total"], -found["self"], found["file"], found["line"]))
-    return FunctionLines(int(own.sum()), int(weights[np.unique(row)].sum()), rows)
+    return FunctionLines(int(own.sum()), int(counts[np.unique(row)].sum()), rows)
 
 
 def _zeros(places: dict[tuple[str, int], int]) -> Integers:

@@ -29,6 +29,7 @@ from web.store.series import MAX_VALUES, check_step, series_of, values_of
 from web.store.stackcache import StackCache, Stacks
 from web.store.store import BadQuery, Store, StoreUnavailable
 from web.store.sums import HOUR_S, Summing, Sums, source_of, whole_hours
+from web.store.ticks import weights
 from web.store.top import FunctionFilter, Functions
 from web.store.tree import tree_of
 from web.store.windows import (
@@ -184,10 +185,7 @@ class Queries:
         chosen = np.arange(len(functions.frames))
         if wanted is not None:
             chosen = functions_of.matching(self.store, functions, wanted)
-        heavy = (own, total) if sort == "self" else (total, own)
-        names = [functions.frames[i].function for i in chosen.tolist()]
-        order = np.lexsort((np.array(names, object).astype(str), -heavy[1][chosen], -heavy[0][chosen]))
-        return Top(overview, len(chosen), functions_of.as_rows(functions, own, total, chosen[order][:limit]))
+        return Top(overview, len(chosen), functions_of.heaviest(functions, own, total, chosen, sort, limit))
 
     def _by_function(self, selection: Selection) -> tuple[Functions, Integers, Integers, Overview]:
         horizon = self.store.horizon
@@ -255,7 +253,7 @@ class Queries:
     def lines(self, selection: Selection, wanted: FunctionName) -> tuple[FunctionLines, Overview]:
         """The lines of one function of a resolved selection. Raises Empty where it is on no stack, MixedRates."""
         sums, stacks, overview = self._summed(selection)
-        found = lines_of(sums, stacks, wanted)
+        found = lines_of(stacks.frame_list, stacks.binaries, stacks.frames, weights(sums, stacks), wanted)
         if found is None:
             raise Empty("No function in this range has that name, kind and binary.")
         return found, overview

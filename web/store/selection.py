@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from profiler.grouping import check_labels, parse_labels
+from profiler.model import Profile
 from web.store.store import BadQuery
 
 WINDOW_LABELS: Final = ("host", "event", "hz")
@@ -19,9 +21,7 @@ _NUMBERS: Final = ("pid", "hz")
 MAX_VALUE: Final = 4096  # characters of a label's value, or of a regular expression
 MAX_MATCHERS: Final = 32
 MAX_HOSTS: Final = 500
-MAX_GROUP_BY: Final = 4
 _NOTHING: Final = "''"  # in SQL
-_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]{0,199}")
 _MATCHER: Final = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_./-]{0,199})\s*(=~|!~|!=|=)(.*)", re.DOTALL)
 _SPECIAL: Final = re.compile(r"[\\.+*?()|\[\]{}^$]")  # in a regular expression of RE2
 _RELATIVE: Final = re.compile(r"now(?:-(\d{1,6})([smhdw]))?")
@@ -246,12 +246,15 @@ def as_mapping(selection: Selection) -> Mapping[str, Any]:
 
 def parse_group_by(text: str) -> tuple[str, ...]:
     """`label[,label]` as the labels to group by. Raises BadQuery."""
-    labels = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    if len(labels) > MAX_GROUP_BY:
-        raise BadQuery(f"more than {MAX_GROUP_BY} labels to group by")
-    for label in labels:
-        if label == "comm":
-            raise BadQuery("comm is the name of a process or of a thread: group by process, or by thread")
-        if not _NAME.fullmatch(label):
-            raise BadQuery(f"{_short(label)} is no label to group by")
-    return labels
+    try:
+        return parse_labels(text)
+    except ValueError as error:
+        raise BadQuery(str(error)) from error
+
+
+def check_groups(profile: Profile, labels: Sequence[str]) -> None:
+    """As grouping.check_labels, of one profile. Raises BadQuery."""
+    try:
+        check_labels(profile, labels)
+    except ValueError as error:
+        raise BadQuery(str(error)) from error

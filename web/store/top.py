@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from symbolizer.types import Frame
-from web.store.ragged import Integers
+from web.store.ragged import Integers, Ragged
 from web.store.stackcache import Ids, Stacks
 from web.store.store import BadQuery, Store
 from web.store.sums import Sums
@@ -84,22 +84,26 @@ def matching(store: Store, functions: Functions, wanted: FunctionFilter) -> Inte
 
 def self_and_total(sums: Sums, stacks: Stacks, functions: Functions) -> tuple[Integers, Integers]:
     """Of each function, the counts of stacks that it is the leaf of, and of those that it is anywhere in."""
+    return counted(stacks.frames, weights(sums, stacks), functions)
+
+
+def counted(frames: Ragged, weight: NDArray[np.float64], functions: Functions) -> tuple[Integers, Integers]:
+    """self_and_total() of stacks from anywhere: their frames, root first, and the count of each (whole numbers)."""
     count = len(functions.frames)
-    weight = weights(sums, stacks)
     total = np.zeros(count)
-    for at in range(0, len(stacks.ids), _AT_A_TIME):
-        rows = np.arange(at, min(at + _AT_A_TIME, len(stacks.ids)))
-        row, function = _distinct(stacks, functions, rows)
+    for at in range(0, len(frames), _AT_A_TIME):
+        rows = np.arange(at, min(at + _AT_A_TIME, len(frames)))
+        row, function = _distinct(frames, functions, rows)
         total += np.bincount(function, weight[at + row], count)
-    deep = np.flatnonzero(stacks.frames.length)
-    leaves = stacks.frames.flat[stacks.frames.start[deep] + stacks.frames.length[deep] - 1]
+    deep = np.flatnonzero(frames.length)
+    leaves = frames.flat[frames.start[deep] + frames.length[deep] - 1]
     own = np.bincount(functions.of[leaves], weight[deep], count)
     return own.astype(np.int64), total.astype(np.int64)
 
 
-def _distinct(stacks: Stacks, functions: Functions, rows: Integers) -> tuple[Integers, Integers]:
+def _distinct(frames: Ragged, functions: Functions, rows: Integers) -> tuple[Integers, Integers]:
     """Each function once for each stack of `rows` (as places in it) that it is in, however often that is."""
-    of = stacks.frames.take(rows)
+    of = frames.take(rows)
     flat, _ = of.packed()
     key = np.repeat(np.arange(len(rows)), of.length) * max(len(functions.frames), 1) + functions.of[flat]
     key.sort()
@@ -136,6 +140,16 @@ def by_key(sums: Sums, stacks: Stacks, functions: Functions, chosen: Integers) -
     np.add.at(total, place.reshape(-1), sums.counts[places])
     np.add.at(own, place.reshape(-1), sums.counts[places] * leaf[rows[places]])
     return list(zip(*groups.T.tolist(), own.tolist(), total.tolist(), strict=True)) if len(groups) else []
+
+
+def heaviest(
+    functions: Functions, own: Integers, total: Integers, chosen: Integers, sort: str, limit: int
+) -> list[dict[str, Any]]:
+    """as_rows() of those of `chosen` that weigh most, by `self` or by `total`."""
+    heavy = (own, total) if sort == "self" else (total, own)
+    names = [functions.frames[i].function for i in chosen.tolist()]
+    order = np.lexsort((np.array(names, object).astype(str), -heavy[1][chosen], -heavy[0][chosen]))
+    return as_rows(functions, own, total, chosen[order][:limit])
 
 
 def as_rows(functions: Functions, own: Integers, total: Integers, numbers: Integers) -> list[dict[str, Any]]:

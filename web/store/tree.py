@@ -8,8 +8,8 @@ from typing import Final
 
 import numpy as np
 
-from profiler.model import bases
-from symbolizer.types import Frame, Kind
+from profiler.model import begin_of
+from symbolizer.types import Frame
 from web.flamegraph.calltree import ROOT, CallTree, Paths, merge_paths
 from web.store.ragged import csr
 from web.store.stackcache import PREFIX, Stacks
@@ -20,15 +20,8 @@ _FACTOR: Final = np.uint64(secrets.randbits(64) | 1)
 
 
 def begins_of(keys: list[tuple[str, ...]]) -> list[list[Frame]]:
-    """The frames that stacks of each key stand on, root first: the values of all labels but the last two, then the
-    process's name, and the thread's where that differs."""
-    return [
-        [
-            *(Frame(value or "(none)", Kind.PROCESS) for value in key[:-2]),
-            *(Frame(name, kind) for name, kind in bases(*key[-2:])),
-        ]
-        for key in keys
-    ]
+    """The frames that stacks of each key stand on, see model.begin_of; the last two labels are process and thread."""
+    return [begin_of(key[:-2], *key[-2:]) for key in keys]
 
 
 def tree_of(sums: Sums, stacks: Stacks, limit: int | None = None) -> CallTree:

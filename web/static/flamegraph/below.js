@@ -20,7 +20,7 @@ export async function load(model, node) {
   const found = await answer.json().catch(() => ({}));
   if (!answer.ok) throw new Error(found.error ?? `The server answered ${answer.status}.`);
   const part = treeOf(found.tree);
-  if (part.total[0] !== base.total[node]) throw new Error("The server has other samples of this range by now: reload the picture.");
+  if (part.total[0] !== base.total[node] || part.before?.[0] !== base.before?.[node]) throw new Error("The server has other samples by now: reload the picture.");
   const frameOf = taken(model, found.tree);
   model.base = grafted(base, frames, node, part, frameOf);
 }

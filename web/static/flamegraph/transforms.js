@@ -138,18 +138,18 @@ function climb(nodes, tree, frames, at, own, beforeOwn, side, lightest, byPlace 
 
 // The tree as it was read with what was folded away into one of its nodes: `part` is what the node's parent holds there.
 export function grafted(tree, frames, node, part, frameOf) {
-  const nodes = new Nodes(false, tree.size + part.size);
+  const nodes = new Nodes(tree.beforeOwn !== null, tree.size + part.size);
   const to = new Int32Array(tree.size);
   for (let at = 0; at < tree.size; at++) {
     if (at === node) continue;
     to[at] = nodes.add(at ? to[tree.parent[at]] : -1, tree.frame[at], at);
-    nodes.weigh(to[at], tree.own[at], 0);
+    nodes.weigh(to[at], tree.own[at], tree.beforeOwn?.[at]);
   }
   const into = new Int32Array(part.size);
   into[0] = to[tree.parent[node]];
   for (let at = 1; at < part.size; at++) {
     into[at] = nodes.add(into[part.parent[at]], frameOf[part.frame[at]], -1);
-    nodes.weigh(into[at], part.own[at], 0);
+    nodes.weigh(into[at], part.own[at], part.beforeOwn?.[at]);
   }
   const grown = nodes.tree(frames.rank);
   return { ...grown, origin: numbered(grown.size) };

@@ -48,10 +48,11 @@ export function showRoot(picture) {
 }
 
 // In a page the picture takes the rest of its window, or less if it is lower; a taller one scrolls in its frame, so that
-// what the page has above the picture stays in sight.
+// what the page has above the picture stays in sight. One that is only a little taller is shown whole.
 function fitHolder({ holder, page }, height) {
   const above = holder.getBoundingClientRect().top + page.scrollY;
-  holder.style.height = `${Math.min(height, Math.max(420, page.innerHeight - above - 16))}px`;
+  const room = Math.max(420, page.innerHeight - above - 16);
+  holder.style.height = `${height <= 1.25 * room ? height : room}px`;
 }
 
 // How high all of it is.
