@@ -253,8 +253,10 @@ def test_the_command_writes_what_it_had_captured(
     assert sum(int(line.rpartition(" ")[2]) for line in paths[0].read_text().splitlines()) == held.accounting.sampled
     assert b"<svg" in paths[2].read_bytes()[:500]
     grouped = tmp_path / "pids.svg"
-    asked = ["capture", "--server", server, "--host", "web-1", "-d", "1"]
-    assert main([*asked, "--group-by", "pid", "-o", str(grouped)]) == 0
+    assert (
+        main(["capture", "--server", server, "--host", "web-1", "-d", "1", "--group-by", "pid", "-o", str(grouped)])
+        == 0
+    )
     assert all(f"<title>{pid} (" in grouped.read_text() for pid in (BUSY, QUIET))
     assert f"<title>{BUSY} (" not in paths[2].read_text()
     said = capsys.readouterr().err
