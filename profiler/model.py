@@ -252,7 +252,8 @@ def stack_table(profile: Profile, group_by: Sequence[str] = ()) -> StackTable:
     offsets = [0]
     for sample in profile.samples:
         values = [str(getattr(sample, label)) for label in group_by]
-        index.extend(frames.number(frame, "") for frame in begin_of(values, sample.process, sample.thread))
+        begin = begin_of(group_by, values, sample.process, sample.thread)
+        index.extend(frames.number(frame, "") for frame in begin)
         for location in reversed(sample.stack):
             known = by_location.get(id(location))
             if known is None:
@@ -270,8 +271,11 @@ def stack_table(profile: Profile, group_by: Sequence[str] = ()) -> StackTable:
     )
 
 
-def begin_of(values: Sequence[str], process: str, thread: str) -> list[Frame]:
-    """The frames that a stack stands on, root first: the values that it is grouped by, then bases()."""
+def begin_of(group_by: Sequence[str], values: Sequence[str], process: str, thread: str) -> list[Frame]:
+    """The frames that a stack stands on, root first: the values of the labels that it is grouped by, then bases(), of
+    which the process is left out where it is one of those."""
+    if "process" in group_by:
+        process, thread = "", "" if thread == process else thread
     names = [*((value or "(none)", Kind.PROCESS) for value in values), *bases(process, thread)]
     return [Frame(name, kind) for name, kind in names]
 

@@ -35,9 +35,9 @@ def at(number: int, name: str, line: int = 0) -> Location:
 
 MAIN, SUM, SUM_AGAIN, READ = at(1, "main", 5), at(2, "sum", 10), at(3, "sum", 12), at(4, "read")
 SAMPLES = (
-    Sample((SUM, MAIN), 11, "shop", "shop", 50, "checkout", "c1"),
+    Sample((SUM, MAIN), 11, "shop", "shop", 50, "checkout", "c1", "big"),
     Sample((READ, SUM_AGAIN, SUM, MAIN), 11, "shop", "worker", 30, "checkout", "c1"),
-    Sample((READ, MAIN), 12, "shop", "shop", 20, "checkout"),
+    Sample((READ, MAIN), 12, "shop", "shop", 20, "checkout", cpu_kind="little <i>"),
     Sample((SUM_AGAIN,), 13, HOSTILE, HOSTILE, 7),
     Sample((), 14, "idler", "idler", 3),
 )
@@ -114,14 +114,16 @@ def below_root(svg: str) -> dict[str, int]:
     return {names[data["frame"][node]]: total[node] for node, parent in enumerate(parents) if parent == 0}
 
 
-@pytest.mark.parametrize("group_by", ["", "process", "thread", "pid", "service", "container", "service,pid"])
+@pytest.mark.parametrize(
+    "group_by", ["", "process", "thread", "pid", "service", "container", "cpu_kind", "service,pid"]
+)
 def test_a_capture_is_drawn_and_grouped_as_the_history_is(world: World, group_by: str) -> None:
     captured = world.of_capture(".svg", groupBy=group_by).text
     history = world.of_history("/flamegraph.svg", host="web-1", groupBy=group_by).text
     assert drawn(captured) == drawn(history)
 
 
-@pytest.mark.parametrize("label", ["pid", "service", "container", "thread"])
+@pytest.mark.parametrize("label", ["pid", "process", "service", "container", "thread", "cpu_kind"])
 def test_stacks_stand_on_the_values_of_the_label(world: World, label: str) -> None:
     weights = Counter[str]()
     for sample in SAMPLES:
@@ -133,7 +135,10 @@ def test_stacks_stand_on_the_values_of_the_label(world: World, label: str) -> No
 @pytest.mark.parametrize(
     ("group_by", "sentence"),
     [
-        ("nothing", "no sample has a label 'nothing' to group by; there are service, container, pid, process, thread"),
+        (
+            "nothing",
+            "no sample has a label 'nothing' to group by; there are service, container, pid, process, thread, cpu_kind",
+        ),
         ("comm", "comm is the name of a process or of a thread: group by process, or by thread"),
         ("host", "no sample has a label 'host'"),
         ("a,b,c,d,e", "more than 4 labels to group by"),
@@ -155,9 +160,10 @@ def test_only_labels_that_its_samples_have_are_offered(world: World) -> None:
         select = re.findall(r'<select name="groupBy">(.*?)</select>', page, re.DOTALL)[0]
         return [value + ("*" if more else "") for value, more in re.findall(r'value="([^"]*)"( selected)?', select)]
 
-    assert offered(world.of_capture().text) == ["*", "service", "container", "pid", "process", "thread"]
+    labels = ["service", "container", "pid", "process", "thread", "cpu_kind"]
+    assert offered(world.of_capture().text) == ["*", *labels]
     page = world.of_capture("", groupBy="pid,thread").text
-    assert offered(page) == ["", "service", "container", "pid", "process", "thread", "pid,thread*"]
+    assert offered(page) == ["", *labels, "pid,thread*"]
     plain = world.keep(profile_at(world.start, (Sample((SUM,), 3, "shop", "shop", 5),)), "00000000deadbeef")
     assert offered(world.get(f"/captures/{plain}").text) == ["*", "pid", "process", "thread"]
     assert "'service'" in world.get(f"/captures/{plain}.svg", 400, groupBy="service").json()["error"]

@@ -1,4 +1,4 @@
-"""Windows of different rates are added up as what they stand for: time."""
+"""Windows of different rates are added up as what they stand for: time; stacks stand on what they are grouped by."""
 
 from __future__ import annotations
 
@@ -9,7 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from profiler.model import MAX_HZ, Accounting, Cost, Passage, Profile, Sample, Unwinding, Window, common_rate, merge
+from profiler.model import (
+    MAX_HZ,
+    Accounting,
+    Cost,
+    Passage,
+    Profile,
+    Sample,
+    Unwinding,
+    Window,
+    common_rate,
+    merge,
+    stack_table,
+)
 from symbolizer.types import Frame, Kind, Location
 
 PLACES = tuple(Location(number, None, (Frame(f"f{number}", Kind.NATIVE),)) for number in range(4))
@@ -51,6 +63,22 @@ def seconds(profile: Profile) -> Counter[tuple[object, ...]]:
     for sample in profile.samples:
         found[(sample.stack, sample.pid)] += Fraction(sample.count, profile.hz)  # type: ignore[assignment]
     return found
+
+
+def test_a_stack_that_is_grouped_by_its_process_stands_on_it_once() -> None:
+    location = Location(1, None, (Frame("f", Kind.NATIVE),))
+    samples = (Sample((location,), 7, "app", "app", 2), Sample((location,), 8, "app", "pool", 3))
+    profile = Profile("h", "cpu-clock", 99, Window(0, 1), samples, Accounting(sampled=5, ticks=5))
+
+    def stacks(*group_by: str) -> list[list[str]]:
+        table = stack_table(profile, group_by)
+        names = [table.frames[i].function for i in table.index.tolist()]
+        return [names[a:b] for a, b in zip(table.offsets[:-1].tolist(), table.offsets[1:].tolist(), strict=True)]
+
+    assert stacks() == stacks("process") == [["app", "f"], ["app", "pool", "f"]]
+    assert stacks("process", "pid") == [["app", "7", "f"], ["app", "8", "pool", "f"]]
+    assert stacks("pid") == [["7", "app", "f"], ["8", "app", "pool", "f"]]
+    assert stacks("cpu_kind") == [["(none)", "app", "f"], ["(none)", "app", "pool", "f"]]
 
 
 @given(st.lists(profiles(), min_size=1, max_size=5))

@@ -176,7 +176,7 @@ def test_many_windows_have_the_stacks_of_all(keep: Keep) -> None:
 
 
 @pytest.mark.parametrize("limit", [None, 1, 30, 10_000])
-@pytest.mark.parametrize("group_by", [(), ("service",), ("host", "env"), ("cpu_kind", "thread")])
+@pytest.mark.parametrize("group_by", [(), ("service",), ("host", "env"), ("cpu_kind", "thread"), ("process", "pid")])
 def test_a_tree_is_what_its_stack_table_gives(keep: Keep, group_by: tuple[str, ...], limit: int | None) -> None:
     lines = [
         Location(1, Binary("/lib/l.so"), (Frame("on lines", Kind.NATIVE, "", "l.c", line),)) for line in (1, 2, 2, 3)

@@ -183,7 +183,7 @@ def test_more_binaries_than_a_page_shows_are_counted(client: TestClient) -> None
     binaries = {f"/lib/{i}": Passage(1, 0, {"truncated": i + 1}) for i in range(90)}
     push(client, replace(made, accounting=replace(made.accounting, unwinding=Unwinding(1, 0, {}, binaries))))
     page = client.get("/hosts/web-1").text
-    assert "50 more binaries" in page and "/lib/89<" in page and "/lib/49<" not in page
+    assert "75 more binaries" in page and "/lib/89<" in page and "/lib/74<" not in page
     assert len(client.get("/hosts/web-1.json").json()["unwinding"]["binaries"]) == 90
 
 

@@ -37,7 +37,7 @@ def stacks_of(cache: StackCache, sums: Sums) -> Stacks:
 def table_of(sums: Sums, stacks: Stacks) -> StackTable:
     """Every stack on the names of its key, see tree.begins_of."""
     names = NumberedFrames()
-    begins = [[names.number(frame, "") for frame in begin] for begin in begins_of(sums.keys)]
+    begins = [[names.number(frame, "") for frame in begin] for begin in begins_of(sums)]
     base = Ragged(
         np.array([number for begin in begins for number in begin], np.int32),
         csr(np.fromiter(map(len, begins), np.int64, len(begins)))[:-1],

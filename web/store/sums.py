@@ -32,7 +32,7 @@ _CHOSEN: Final = 5_000  # more ids than that are no parameter any more
 class Sums:
     """Counts of stacks: counts[i] (int64) of the stack with the id stacks[i], below keys[key[i]], in the step at[i].
 
-    A key has the values of the labels that were asked for. `at` is in seconds since 1970; all 0 where there are no
+    A key has the values of `labels`, those that were asked for. `at` is in seconds since 1970; all 0 where there are no
     steps. The same stack may occur twice below one key.
     """
 
@@ -41,6 +41,7 @@ class Sums:
     at: Integers
     stacks: Ids
     counts: Integers
+    labels: tuple[str, ...] = ()
 
     @property
     def total(self) -> int:
@@ -203,7 +204,7 @@ class Summing:
             )
             for named in names
         ]
-        sums = Sums(keys, key.astype(np.int64), times, ids, counts)
+        sums = Sums(keys, key.astype(np.int64), times, ids, counts, tuple(labels))
         return sums if stacks is None or len(stacks) <= _CHOSEN else _only(sums, stacks)
 
     def _named(
@@ -253,7 +254,9 @@ def _chosen(stacks: Ids | None) -> str:
 
 def _only(sums: Sums, stacks: Ids) -> Sums:
     chosen: NDArray[np.bool_] = np.isin(sums.stacks, stacks)
-    return Sums(sums.keys, sums.key[chosen], sums.at[chosen], sums.stacks[chosen], sums.counts[chosen])
+    return replace(
+        sums, key=sums.key[chosen], at=sums.at[chosen], stacks=sums.stacks[chosen], counts=sums.counts[chosen]
+    )
 
 
 def source_of(

@@ -19,14 +19,14 @@ from web.store.ticks import ticks
 _FACTOR: Final = np.uint64(secrets.randbits(64) | 1)
 
 
-def begins_of(keys: list[tuple[str, ...]]) -> list[list[Frame]]:
+def begins_of(sums: Sums) -> list[list[Frame]]:
     """The frames that stacks of each key stand on, see model.begin_of; the last two labels are process and thread."""
-    return [begin_of(key[:-2], *key[-2:]) for key in keys]
+    return [begin_of(sums.labels[:-2], key[:-2], *key[-2:]) for key in sums.keys]
 
 
 def tree_of(sums: Sums, stacks: Stacks, limit: int | None = None) -> CallTree:
     """See calltree.build_tree; the keys of `sums` end with process and thread."""
-    begins = begins_of(sums.keys)
+    begins = begins_of(sums)
     base_names = {(frame.function, frame.kind.value, ""): frame for begin in begins for frame in begin}
     lengths = np.fromiter(map(len, begins), np.int64, len(begins))
     offsets = csr(lengths)
