@@ -20,7 +20,7 @@ from profiler import events, maps
 from profiler.accounting import TickCounts
 from profiler.libbpf import BpfObject, BpfRefused
 from profiler.model import Window
-from profiler.stacks import NO_STACKS, STACK, Stacks, to_look_up
+from profiler.stacks import STACK, Stacks, to_look_up
 from profiler.unwind.store import most_chunks
 
 # The layouts of bpf/sampler.h.
@@ -318,11 +318,7 @@ class Sampler:
 
     def _drain_stacks(self, generation: int) -> Stacks:
         fd = self._object.map_fd(f"stacks_{generation}")
-        ids, drained = [], []
-        for keys, stacks in maps.drain(fd, np.dtype("<u8"), STACK):
-            ids.append(keys.copy())
-            drained.append(stacks.copy())
-        return to_look_up(np.concatenate(ids), np.concatenate(drained)) if ids else NO_STACKS
+        return to_look_up(maps.drain(fd, np.dtype("<u8"), STACK))
 
     def _take_counters(self, generation: int) -> TickCounts:
         fd = self._object.map_fd("counters")
