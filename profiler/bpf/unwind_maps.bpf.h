@@ -5,7 +5,6 @@
 
 #include "unwind.bpf.h"
 
-#define USER_ADDRESSES (1ull << 47)
 #define USER_CS_32 0x23
 
 struct {
@@ -102,10 +101,10 @@ static __always_inline void want(__u64 what)
 enum user_code { USER_NONE, USER_64, USER_32 };
 
 #ifdef __TARGET_ARCH_x86
-/* Whether the tick came while user code ran; then there is no kernel stack. */
+/* Whether the tick came while user code ran, by its privilege level; then there is no kernel stack. */
 static __always_inline int in_user_code(struct bpf_perf_event_data *ctx)
 {
-	return *(volatile __u64 *)&ctx->regs.rip < USER_ADDRESSES;
+	return *(volatile __u64 *)&ctx->regs.cs & 3;
 }
 
 static __always_inline void use_registers(struct walk *walk, const struct pt_regs *from)
