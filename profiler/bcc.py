@@ -7,6 +7,7 @@ compiler's memory. What it compiles is bpf/sampler.bcc.c.
 from __future__ import annotations
 
 import ctypes as c
+import itertools
 import json
 import os
 import re
@@ -69,12 +70,9 @@ class BccSampler(Sampler):
 
     def _drain_stacks(self, generation: int) -> Stacks:
         """Stacks under the kernel's ids: those of the stack-trace map plus one, and the marked ones kept aside."""
-        ids, stacks = _take_traces(self._object.map_fd(f"stacks_{generation}"))
-        all_ids, all_stacks = [ids], [stacks]
-        for keys, values in maps.drain(self._object.map_fd(f"aside_{generation}"), np.dtype("<u8"), STACK):
-            all_ids.append(keys.copy())
-            all_stacks.append(values.copy())
-        return to_look_up(np.concatenate(all_ids), np.concatenate(all_stacks))
+        traces = _take_traces(self._object.map_fd(f"stacks_{generation}"))
+        aside = maps.drain(self._object.map_fd(f"aside_{generation}"), np.dtype("<u8"), STACK)
+        return to_look_up(itertools.chain([traces], aside))
 
 
 def _by_process(raw: RawWindow) -> Stacks:

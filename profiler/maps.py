@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from profiler.libbpf import BpfError, library, possible_cpus
 
 _BATCH = 1024
+_BATCH_BYTES = 96 << 10  # malloc() has larger buffers from the kernel, page by page, each time (memory.py)
 _MAP_TYPE_ARRAY = 2
 _ENOTSUPP = 524
 
@@ -25,7 +26,8 @@ def drain(fd: int, key_type: np.dtype[Any], value_type: np.dtype[Any]) -> Iterat
     chunk ends before a bucket that does not fit it (ENOSPC: not even one did), and ENOENT ends the map.
     """
     call = library().bpf_map_lookup_and_delete_batch
-    keys, values = np.empty(_BATCH, key_type), np.empty(_BATCH, value_type)
+    batch = min(_BATCH, _BATCH_BYTES // value_type.itemsize)
+    keys, values = np.empty(batch, key_type), np.empty(batch, value_type)
     cursor, position = c.c_uint32(), None
     while True:
         count = c.c_uint32(len(keys))

@@ -21,7 +21,7 @@ from profiler.accounting import TickCounts
 from profiler.cpukinds import cpu_kinds
 from profiler.libbpf import BpfObject, BpfRefused, possible_cpus
 from profiler.model import Window
-from profiler.stacks import NO_STACKS, STACK, Stacks, to_look_up
+from profiler.stacks import STACK, Stacks, to_look_up
 from profiler.unwind.store import most_chunks
 
 # The layouts of bpf/sampler.h.
@@ -54,7 +54,7 @@ _OBJECT = Path(__file__).parent / "bpf" / "sampler.bpf.o"
 _FOLLOWERS = ("on_exit", "on_fork", "on_rename")
 BPF_LOOP_SINCE = (5, 17)
 _STOCK = 16
-_MAPS = ("stacks_0", "stacks_1", "counts_0", "counts_1", "counters", "scratch", "cpu_kinds", "pids", "cgroups", "walks")
+_MAPS = ("stacks_0", "stacks_1", "counts_0", "counts_1", "counters", "ticks", "cpu_kinds", "pids", "cgroups")
 _UNWIND_MAPS = ("mapping_blocks", "unwind_files", "unwind_pages", "unwind_rules", "unwind_chunks")
 _SHARED_MAPS = (*_UNWIND_MAPS, "wanted")
 _ARRAYS = frozenset(("unwind_files", "unwind_pages", "unwind_rules", "unwind_chunks"))
@@ -335,11 +335,7 @@ class Sampler:
 
     def _drain_stacks(self, generation: int) -> Stacks:
         fd = self._object.map_fd(f"stacks_{generation}")
-        ids, drained = [], []
-        for keys, stacks in maps.drain(fd, np.dtype("<u8"), STACK):
-            ids.append(keys.copy())
-            drained.append(stacks.copy())
-        return to_look_up(np.concatenate(ids), np.concatenate(drained)) if ids else NO_STACKS
+        return to_look_up(maps.drain(fd, np.dtype("<u8"), STACK))
 
     def _take_counters(self, generation: int) -> TickCounts:
         fd = self._object.map_fd("counters")

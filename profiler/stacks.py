@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,15 +58,26 @@ NO_STACKS = Stacks(
 )
 
 
-def to_look_up(ids: NDArray[np.uint64], stacks: NDArray[Any]) -> Stacks:
-    """Stacks of STACK under their ids. Those that the kernel walked (END_UNKNOWN) come as return addresses."""
+def to_look_up(chunks: Iterable[tuple[NDArray[np.uint64], NDArray[Any]]]) -> Stacks:
+    """Stacks of STACK under their ids, none of them twice. Those that the kernel walked (END_UNKNOWN) come as return
+    addresses. A chunk is done with when the next one is asked for."""
+    parts = [_without_leftovers(ids, stacks) for ids, stacks in chunks]
+    if not parts:
+        return NO_STACKS
+    ids, lengths, addresses, ends, marks = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.argsort(ids)
-    stacks = stacks[order]
-    lengths = stacks["length"].astype(np.int64)
+    begins, lengths = (np.cumsum(lengths) - lengths)[order], lengths[order]
     offsets = np.concatenate([[0], np.cumsum(lengths)])
+    index = np.arange(offsets[-1]) + np.repeat(begins - offsets[:-1], lengths)
+    return Stacks(ids[order], offsets, addresses[index], ends[order], marks[index])
+
+
+def _without_leftovers(ids: NDArray[np.uint64], stacks: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+    """Copies of ids, lengths and, end to end, addresses, then of ends and, end to end, which were by frame pointer."""
+    lengths = stacks["length"].astype(np.int64)
     used = np.arange(MAX_FRAMES) < lengths[:, None]
     addresses = stacks["addresses"][used]
     returns = (np.arange(MAX_FRAMES) > 0) & (stacks["end"] == END_UNKNOWN)[:, None]
     addresses -= returns[used].astype(np.uint64)
     marks = np.unpackbits(stacks["by_frame_pointer"].view(np.uint8), axis=1, bitorder="little")[:, :MAX_FRAMES]
-    return Stacks(ids[order], offsets, addresses, stacks["end"].copy(), marks[used].astype(bool))
+    return ids.copy(), lengths, addresses, stacks["end"].copy(), marks[used].astype(bool)

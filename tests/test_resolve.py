@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,7 +39,7 @@ def stacks_of(*stacks: list[int], end: int = END_UNKNOWN, by_frame_pointer: int 
     returns = np.arange(MAX_FRAMES) > 0
     if end == END_UNKNOWN:
         found["addresses"] += (returns & (np.arange(MAX_FRAMES) < found["length"][:, None])).astype(np.uint64)
-    return to_look_up(np.arange(1, len(stacks) + 1, dtype=np.uint64), found)
+    return to_look_up([(np.arange(1, len(stacks) + 1, dtype=np.uint64), found)])
 
 
 def resolved(stacks: Stacks, rows: list[tuple[int, int, int, bytes, int]], *records: Record) -> Resolved:
@@ -53,14 +56,30 @@ def resolved(stacks: Stacks, rows: list[tuple[int, int, int, bytes, int]], *reco
 
 def test_return_addresses_are_looked_up_one_byte_before_and_leaves_as_they_are() -> None:
     ids = np.array([4, 3, 2, 1], np.uint64)
-    stacks = to_look_up(ids, drained([10, 20, 30], [40], [], [50, 60]))
+    stacks = to_look_up([(ids, drained([10, 20, 30], [40], [], [50, 60]))])
     assert stacks.ids.tolist() == [1, 2, 3, 4]
     assert stacks.addresses.tolist() == [50, 59, 40, 10, 19, 29]
     assert stacks.offsets.tolist() == [0, 2, 2, 3, 6]
 
 
+def test_stacks_come_in_chunks_each_of_which_may_be_where_the_one_before_was() -> None:
+    ids, found = np.empty(2, np.uint64), drained([], [])
+
+    def chunks() -> Iterator[tuple[NDArray[np.uint64], NDArray[Any]]]:
+        for numbers, stacks in (((7, 2), drained([10, 20], [30])), ((5, 1), drained([40], [50, 60, 70], end=END_ROOT))):
+            ids[:], found[:] = numbers, stacks
+            yield ids, found
+
+    stacks = to_look_up(chunks())
+    assert stacks.ids.tolist() == [1, 2, 5, 7]
+    assert stacks.offsets.tolist() == [0, 3, 4, 5, 7]
+    assert stacks.addresses.tolist() == [50, 60, 70, 30, 40, 10, 19]
+    assert stacks.ends.tolist() == [END_ROOT, END_UNKNOWN, END_ROOT, END_UNKNOWN]
+    assert len(to_look_up([]).ids) == 0
+
+
 def test_addresses_that_the_unwinder_found_are_looked_up_as_they_are() -> None:
-    stacks = to_look_up(np.array([1], np.uint64), drained([10, 20, 30], end=END_ROOT, by_frame_pointer=0b010))
+    stacks = to_look_up([(np.array([1], np.uint64), drained([10, 20, 30], end=END_ROOT, by_frame_pointer=0b010))])
     assert stacks.addresses.tolist() == [10, 20, 30]
     assert stacks.by_frame_pointer.tolist() == [False, True, False]
 

@@ -53,12 +53,23 @@ struct {
 	__type(value, __u32);
 } generation SEC(".maps");
 
+/* A tick in hand: what the programs that see to it keep for each other. One map, as each one that a tick
+ * reads is cold by then.
+ */
+struct tick {
+	__u64 start;
+	struct sample_key key;
+	__u32 generation;
+	__u32 padding;
+	struct walk walk;
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct stack);
-} scratch SEC(".maps");
+	__type(value, struct tick);
+} ticks SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -138,21 +149,16 @@ static __always_inline __u64 keep_stack(void *stacks, const struct stack *stack,
 	return 0;
 }
 
-/* Takes the kernel stack of the tick, or the user stack by frame pointers. Sets *id, to 0 for an empty stack;
- * returns 0, or -1 with *lost.
+/* Takes the kernel stack of the tick, or the user stack by frame pointers, into *stack. Sets *id, to 0 for an
+ * empty stack; returns 0, or -1 with *lost.
  */
-static __always_inline int take_stack(void *ctx, void *stacks, __u64 flags, __u64 seed, __u64 *id,
-				      enum lost_reason *lost)
+static __always_inline int take_stack(void *ctx, void *stacks, struct stack *stack, __u64 flags, __u64 seed,
+				      __u64 *id, enum lost_reason *lost)
 {
-	__u32 zero = 0;
-	struct stack *stack = bpf_map_lookup_elem(&scratch, &zero);
+	long size = bpf_get_stack(ctx, stack->addresses, sizeof(stack->addresses), flags);
 
 	*id = 0;
 	*lost = LOST_STACK_UNREADABLE;
-	if (!stack)
-		return -1;
-	long size = bpf_get_stack(ctx, stack->addresses, sizeof(stack->addresses), flags);
-
 	if (size < 0)
 		return -1;
 	__u32 length = (__u64)size / sizeof(__u64);
@@ -199,29 +205,15 @@ static __always_inline int count_sample(void *counts, const struct sample_key *k
 	return 0;
 }
 
-/* A tick between the programs that see to it. */
-struct pending {
-	__u64 start;
-	struct sample_key key;
-	__u32 generation;
-	__u32 padding;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct pending);
-} pending_ticks SEC(".maps");
-
-/* Counts a tick and takes its kernel stack. Whether there is a user stack to be walked by walk_of(). */
-static __always_inline int begin_tick(struct bpf_perf_event_data *ctx, struct pending *tick,
+/* Counts a tick and takes its kernel stack. Whether there is a user stack to be walked. */
+static __always_inline int begin_tick(struct bpf_perf_event_data *ctx, struct tick *tick,
 				      struct counters *counter)
 {
 	void *stacks = tick->generation ? (void *)&stacks_1 : (void *)&stacks_0;
 	void *counts = tick->generation ? (void *)&counts_1 : (void *)&counts_0;
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
 	struct sample_key *key = &tick->key;
+	struct stack *stack = &tick->walk.stack;
 	enum lost_reason lost;
 	__u32 zero = 0;
 
@@ -243,20 +235,16 @@ static __always_inline int begin_tick(struct bpf_perf_event_data *ctx, struct pe
 	if (kind)
 		key->cpu_kind = *kind;
 	/* Kernel stacks are the same in every process, user addresses mean something in one only. */
-	if (take_stack(ctx, stacks, 0, 0, &key->kernel_stack, &lost))
+	if (!in_user_code(ctx) && take_stack(ctx, stacks, stack, 0, 0, &key->kernel_stack, &lost))
 		goto lost;
-	enum user_code code = USER_32;
+	enum user_code code = unwind_tables ? user_registers(ctx, &tick->walk) : USER_32;
 
-	if (unwind_tables) {
-		struct walk *walk = walk_of_this_cpu();
-
-		code = walk ? user_registers(ctx, walk) : USER_32;
-		if (walk && code == USER_64) {
-			begin_walk(walk, key->tgid);
-			return 1;
-		}
+	if (code == USER_64) {
+		begin_walk(&tick->walk, key->tgid);
+		return 1;
 	}
-	if (code == USER_32 && take_stack(ctx, stacks, BPF_F_USER_STACK, key->tgid, &key->user_stack, &lost))
+	if (code == USER_32 &&
+	    take_stack(ctx, stacks, stack, BPF_F_USER_STACK, key->tgid, &key->user_stack, &lost))
 		goto lost;
 	if (count_sample(counts, key, &lost))
 		goto lost;
@@ -269,8 +257,9 @@ lost:
 }
 
 /* Keeps the user stack that was walked, and the sample. */
-static __always_inline void end_walked_tick(struct pending *tick, struct walk *walk, struct counters *counter)
+static __always_inline void end_walked_tick(struct tick *tick, struct counters *counter)
 {
+	struct walk *walk = &tick->walk;
 	void *stacks = tick->generation ? (void *)&stacks_1 : (void *)&stacks_0;
 	void *counts = tick->generation ? (void *)&counts_1 : (void *)&counts_0;
 	enum lost_reason lost;
@@ -283,15 +272,15 @@ static __always_inline void end_walked_tick(struct pending *tick, struct walk *w
 		counter->lost[lost]++;
 }
 
-static __always_inline struct pending *pending_tick(void)
+static __always_inline struct tick *tick_of_this_cpu(void)
 {
 	__u32 zero = 0;
 
-	return bpf_map_lookup_elem(&pending_ticks, &zero);
+	return bpf_map_lookup_elem(&ticks, &zero);
 }
 
 /* Begins a tick: its time, and the generation that all it leaves behind must land in. */
-static __always_inline struct counters *counters_of(struct pending *tick)
+static __always_inline struct counters *counters_of(struct tick *tick)
 {
 	__u64 start = bpf_ktime_get_ns();
 	__u32 zero = 0;
@@ -307,15 +296,14 @@ static __always_inline struct counters *counters_of(struct pending *tick)
 SEC("perf_event")
 int on_tick(struct bpf_perf_event_data *ctx)
 {
-	struct pending *tick = pending_tick();
+	struct tick *tick = tick_of_this_cpu();
 	struct counters *counter = tick ? counters_of(tick) : 0;
-	struct walk *walk = walk_of_this_cpu();
 
-	if (!counter || !walk)
+	if (!counter)
 		return 0;
 	if (begin_tick(ctx, tick, counter)) {
-		walk_in_a_loop(walk);
-		end_walked_tick(tick, walk, counter);
+		walk_in_a_loop(&tick->walk);
+		end_walked_tick(tick, counter);
 	}
 	counter->run_ns += bpf_ktime_get_ns() - tick->start;
 	return 0;
@@ -334,12 +322,12 @@ struct {
 SEC("perf_event")
 int walk_on(struct bpf_perf_event_data *ctx)
 {
-	struct pending *tick = pending_tick();
-	struct walk *walk = walk_of_this_cpu();
+	struct tick *tick = tick_of_this_cpu();
 
-	if (!tick || !walk)
+	if (!tick)
 		return 0;
 	__u32 current = tick->generation & 1;
+	struct walk *walk = &tick->walk;
 	struct counters *counter = bpf_map_lookup_elem(&counters, &current);
 
 	if (!counter)
@@ -349,7 +337,7 @@ int walk_on(struct bpf_perf_event_data *ctx)
 		walk->stack.end = step(walk);
 	if (!walk->stack.end)
 		bpf_tail_call(ctx, &next_program, 0);
-	end_walked_tick(tick, walk, counter);
+	end_walked_tick(tick, counter);
 	counter->run_ns += bpf_ktime_get_ns() - tick->start;
 	return 0;
 }
@@ -357,7 +345,7 @@ int walk_on(struct bpf_perf_event_data *ctx)
 SEC("perf_event")
 int on_tick_bounded(struct bpf_perf_event_data *ctx)
 {
-	struct pending *tick = pending_tick();
+	struct tick *tick = tick_of_this_cpu();
 	struct counters *counter = tick ? counters_of(tick) : 0;
 
 	if (!counter)

@@ -5,7 +5,6 @@
 
 #include "unwind.bpf.h"
 
-#define USER_ADDRESSES (1ull << 47)
 #define USER_CS_32 0x23
 
 struct {
@@ -59,13 +58,6 @@ struct {
 	__type(value, __u8);
 } wanted SEC(".maps");
 
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct walk);
-} walks SEC(".maps");
-
 static __always_inline int read_user(void *to, __u32 size, __u64 from)
 {
 	return bpf_probe_read_user(to, size, (const void *)from);
@@ -109,6 +101,12 @@ static __always_inline void want(__u64 what)
 enum user_code { USER_NONE, USER_64, USER_32 };
 
 #ifdef __TARGET_ARCH_x86
+/* Whether the tick came while user code ran, by its privilege level; then there is no kernel stack. */
+static __always_inline int in_user_code(struct bpf_perf_event_data *ctx)
+{
+	return *(volatile __u64 *)&ctx->regs.cs & 3;
+}
+
 static __always_inline void use_registers(struct walk *walk, const struct pt_regs *from)
 {
 	__u64 *to = walk->registers;
@@ -128,7 +126,7 @@ static __always_inline enum user_code user_registers(struct bpf_perf_event_data 
 {
 	struct pt_regs registers;
 
-	if (*(volatile __u64 *)&ctx->regs.rip < USER_ADDRESSES) {
+	if (in_user_code(ctx)) {
 		const volatile struct pt_regs *now = &ctx->regs;
 
 		registers.r15 = now->r15, registers.r14 = now->r14, registers.r13 = now->r13;
@@ -153,6 +151,11 @@ static __always_inline enum user_code user_registers(struct bpf_perf_event_data 
 
 #else
 /* Elsewhere the kernel walks user stacks, by frame pointers, as it does 32-bit ones. */
+static __always_inline int in_user_code(struct bpf_perf_event_data *ctx)
+{
+	return 0;
+}
+
 static __always_inline enum user_code user_registers(struct bpf_perf_event_data *ctx, struct walk *walk)
 {
 	return USER_32;
@@ -192,13 +195,6 @@ static long on_step(__u32 number, struct walk_context *context)
 
 	context->walk->stack.end = end;
 	return !!end;
-}
-
-static __always_inline struct walk *walk_of_this_cpu(void)
-{
-	__u32 zero = 0;
-
-	return bpf_map_lookup_elem(&walks, &zero);
 }
 
 static __always_inline void walk_in_a_loop(struct walk *walk)
