@@ -19,8 +19,7 @@ from profiler.agent import AgentOptions, run_agent, stop_on_signals
 from profiler.cgroups import cgroup_id
 from profiler.collector import Sampling
 from profiler.command import CommandError
-from profiler.file_commands import FileError, WriteError, read_files, write_output, write_table
-from profiler.formats.by_extension import extension_of, writer_for
+from profiler.errors import FileError, UsageError, WriteError
 from profiler.libbpf import BpfError
 from profiler.memory import keep_small
 from profiler.parser import Run, make_parser
@@ -30,15 +29,12 @@ from profiler.run import ServerError, run_both
 from profiler.symbols import Symbols, open_symfiles
 from symbolizer.debuginfo.debuginfod import server_urls
 
+# Readers and writers of files, and the server, take memory that an agent never needs: each command loads its own.
 if TYPE_CHECKING:
     from web.flamegraph.rendering import Rendered
 
 FAILED, WRONG_USAGE = 1, 2
 _MANY_FILES = 1 << 16
-
-
-class UsageError(Exception):
-    """The command line asks for something that cannot be; the message says what."""
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -281,6 +277,7 @@ def _symbolize(options: argparse.Namespace) -> int:
 
 
 def _render(options: argparse.Namespace) -> int:
+    from profiler.file_commands import read_files
     from web.flamegraph.rendering import EXTENSIONS, Options, render
 
     extension = _extension(options.output, EXTENSIONS)
@@ -290,6 +287,7 @@ def _render(options: argparse.Namespace) -> int:
 
 
 def _diff(options: argparse.Namespace) -> int:
+    from profiler.file_commands import read_files
     from web.flamegraph.rendering import DIFFERENCES, Options, render_difference
 
     extension = _extension(options.output, DIFFERENCES)
@@ -300,6 +298,7 @@ def _diff(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
+    from profiler.file_commands import read_files, write_table
     from web.flamegraph.rendering import merged
 
     files = read_files(options.input, _say)
@@ -321,6 +320,8 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _written(path: str, make: Callable[[], Rendered]) -> int:
+    from profiler.file_commands import write_output
+
     try:
         rendered = make()
     except ValueError as error:
@@ -332,6 +333,8 @@ def _written(path: str, make: Callable[[], Rendered]) -> int:
 
 
 def _extension(path: str, known: Sequence[str]) -> str:
+    from profiler.formats.by_extension import extension_of
+
     try:
         return extension_of(path, known)
     except ValueError as error:
@@ -339,6 +342,7 @@ def _extension(path: str, known: Sequence[str]) -> str:
 
 
 def _outputs(options: argparse.Namespace) -> tuple[Output, ...]:
+    from profiler.formats.by_extension import writer_for
     from web.flamegraph.rendering import PICTURES, UNGROUPED, writers
 
     known = writers(options.group_by)

@@ -257,19 +257,19 @@ class Collector:
 
     def _cost(self, raw: RawWindow, names_ns: int) -> Cost:
         now = time.process_time_ns()
-        tables = builder_rss = 0
+        tables = builders = 0
         if self._unwinder is not None:
             now += self._unwinder.builder_cpu_ns()
-            tables, builder_rss = self._unwinder.table_bytes(), self._unwinder.builder_rss_bytes()
+            tables, builders = self._unwinder.table_bytes(), self._unwinder.builder_memory_bytes()
         if self._symfiles is not None:
-            builder_rss += self._symfiles.rss_bytes()
+            builders += self._symfiles.memory_bytes()
         locked = sum(sampler.locked_bytes() for sampler in (self.sampler, *self._beside))
         spent, self._cpu_ns = now - self._cpu_ns, now
         return Cost(
             bpf_ns=raw.counted.run_ns,
             bpf_runs=raw.counted.ticks,
             agent_cpu_ns=spent + names_ns,
-            rss_bytes=rss_bytes() + builder_rss,
+            rss_bytes=rss_bytes() + builders,
             locked_bytes=locked + self._records.locked_bytes() + tables,
         )
 

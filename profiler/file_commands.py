@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from profiler.errors import FileError, WriteError
 from profiler.formats.read import MAX_UNPACKED, read_file
 from profiler.formats.reading import ReadFile
 from profiler.model import Profile
@@ -14,14 +15,6 @@ from profiler.record import write_file
 from profiler.report import DEFAULT_KEYS, report
 
 Say = Callable[[str], None]
-
-
-class FileError(Exception):
-    """A file cannot be read, or what was asked for cannot be made of it; the message is a sentence that says which."""
-
-
-class WriteError(Exception):
-    """A file cannot be written; the message is a sentence that says which."""
 
 
 def read_files(paths: Sequence[str], say: Say) -> list[ReadFile]:

@@ -9,7 +9,7 @@ from typing import Final
 
 from profiler import arguments
 from profiler.collector import BACKENDS, Sampling
-from profiler.formats.read import FORMATS
+from profiler.formats.reading import FORMATS
 from profiler.grouping import LABELS
 from profiler.symbols import Symbols
 

@@ -124,9 +124,9 @@ class Builder(Generic[Key]):
         running = [self._process] if self._process is not None else []
         return self._spent_ns + sum(_cpu_ns(process.pid) for process in [*running, *self._ending])
 
-    def rss_bytes(self) -> int:
-        """Resident memory of the process; 0 while there is none."""
-        return _memory(self._process.pid, 1) if self._process is not None else 0
+    def memory_bytes(self) -> int:
+        """Resident memory of the process, of pages that others have too its share; 0 while there is none."""
+        return _proportional(self._process.pid) if self._process is not None else 0
 
     def close(self) -> None:
         """Ends the process and forgets what was asked for; what is asked for next starts anew."""
@@ -207,7 +207,7 @@ class Builder(Generic[Key]):
         return ours
 
     def _is_large(self) -> bool:
-        return self._process is not None and _memory(self._process.pid, 0) > _LARGE_BYTES
+        return self._process is not None and _address_space(self._process.pid) > _LARGE_BYTES
 
     def _end(self) -> None:
         if self._socket is not None:
@@ -250,9 +250,18 @@ def _cpu_ns(pid: int) -> int:
         return 0
 
 
-def _memory(pid: int, field: int) -> int:
-    """Bytes of a process: field 0 of statm is its address space, 1 what is resident (proc_pid_statm(5))."""
+def _address_space(pid: int) -> int:
+    """Bytes of a process, resident or not (proc_pid_statm(5)); 0 where it is gone."""
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[field]) * os.sysconf("SC_PAGE_SIZE")
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError, ValueError):
         return 0
+
+
+def _proportional(pid: int) -> int:
+    """The proportional set size of a process, in bytes (proc_pid_smaps(5)); 0 where it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from profiler.agent import agent_id, on_grid
@@ -31,3 +34,14 @@ def test_windows_are_put_on_whole_ten_seconds(start: float, end: float, expected
 def test_an_agent_is_called_the_same_after_each_start() -> None:
     assert agent_id("a") == agent_id("a") != agent_id("b")
     assert len(agent_id("a")) == 16
+
+
+def test_an_agent_does_without_the_memory_that_other_commands_take() -> None:
+    heavy = ("google.protobuf", "opentelemetry", "fastapi", "chdb", "jinja2")
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import profiler.cli, sys; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert "profiler.push" in loaded and not [name for name in loaded if name.startswith(heavy)]

@@ -189,13 +189,13 @@ def test_one_process_serves_many_and_is_ended_when_it_is_idle(
         misbehaving.submit(key, {"do": "nothing"}, [], SECONDS)
     pids = {pid for _, pid in answers(misbehaving, 3)}
     assert len(pids) == 1
-    assert misbehaving.rss_bytes() > 0
+    assert misbehaving.memory_bytes() > 0
     spent = misbehaving.cpu_ns()
     assert spent > 0
     process = process_of(misbehaving)
     monkeypatch.setattr(builder_module, "_IDLE_SECONDS", -1.0)
     misbehaving.finished()
-    assert misbehaving.rss_bytes() == 0
+    assert misbehaving.memory_bytes() == 0
     process.wait(60)
     misbehaving.finished()
     assert misbehaving._ending == []

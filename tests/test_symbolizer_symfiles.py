@@ -181,13 +181,13 @@ def test_a_path_too_long_to_send_is_a_reason(start: Start) -> None:
 
 def test_building_is_paid_for_and_its_memory_given_back(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     symfiles = start()
-    assert symfiles.cpu_ns() == 0 and symfiles.rss_bytes() == 0
+    assert symfiles.cpu_ns() == 0 and symfiles.memory_bytes() == 0
     built(symfiles, ID, "symbols main")
     spent = symfiles.cpu_ns()
-    assert spent > 0 and symfiles.rss_bytes() > 0
+    assert spent > 0 and symfiles.memory_bytes() > 0
     monkeypatch.setattr("symbolizer.builder._IDLE_SECONDS", -1.0)
     symfiles.poll()
-    assert symfiles.rss_bytes() == 0 and symfiles.cpu_ns() >= spent
+    assert symfiles.memory_bytes() == 0 and symfiles.cpu_ns() >= spent
 
 
 # Where there is none

@@ -55,7 +55,7 @@ def test_a_table_comes_back_as_it_is_built_here_and_is_in_the_cache(worker: Tabl
     assert number == 7 and isinstance(table, UnwindTable) and table.to_bytes() == expected.to_bytes()
     cached = TableCache(tmp_path / "cache").get(BUILD_ID)
     assert cached is not None and cached.to_bytes() == expected.to_bytes()
-    assert worker.cpu_ns() > 0 and worker.rss_bytes() > 0
+    assert worker.cpu_ns() > 0 and worker.memory_bytes() > 0
 
 
 def test_without_a_build_id_nothing_is_kept_on_disk(worker: TableWorker, tmp_path: Path) -> None:
@@ -121,4 +121,4 @@ def test_a_builder_with_nothing_to_do_is_ended(worker: TableWorker, monkeypatch:
     spent = worker.cpu_ns()
     monkeypatch.setattr(builder_module, "_IDLE_SECONDS", 0.0)
     worker.finished()
-    assert worker.rss_bytes() == 0 and worker.cpu_ns() >= spent and worker.fileno() == -1
+    assert worker.memory_bytes() == 0 and worker.cpu_ns() >= spent and worker.fileno() == -1

@@ -12,8 +12,8 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 from profiler.event_names import unit_of
-from profiler.formats.read import FORMATS, read_file
-from profiler.formats.reading import ReadFile
+from profiler.formats.read import read_file
+from profiler.formats.reading import FORMATS, ReadFile
 from profiler.formats.timed import within
 from profiler.grouping import LABELS, labels_of, parse_labels
 from web import urls

@@ -18,14 +18,13 @@ from profiler.formats.otlp import MAX_BODY, Received, read_otlp, read_otlp_json
 from profiler.formats.perf_script import is_perf_script, read_perf_script
 from profiler.formats.pprof import Message
 from profiler.formats.pprof_read import read_pprof
-from profiler.formats.reading import ReadFile, profile_of
+from profiler.formats.reading import FORMATS, ReadFile, profile_of
 from profiler.formats.speedscope_read import read_speedscope
 from profiler.model import Profile
 
 MAX_UNPACKED: Final = 1 << 30
 MAX_OBJECTS: Final = 16 << 20  # JSON's brackets: each becomes an object of a hundred bytes
 ASSUMED: Final = ("samples", 100)  # event and rate of stacks that come with nothing else
-FORMATS: Final = "folded stacks, pprof, perf script, speedscope, OTLP profiles and pilotlight's JSON"
 _OTHERS: Final = {
     b"PERFILE2": "perf's own file: run `perf script -i FILE` and give its output",
     b"\x7fELF": "a program, not a profile",

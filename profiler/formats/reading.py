@@ -11,6 +11,7 @@ from symbolizer.types import Kind, Location, Reason
 
 MAX_COUNT: Final = (1 << 63) - 1
 MAX_FRAMES: Final = 64 << 20  # frames of all samples of a file: few bytes must not unfold into many
+FORMATS: Final = "folded stacks, pprof, perf script, speedscope, OTLP profiles and pilotlight's JSON"
 NO_ACCOUNT: Final = "The file does not say where its ticks went: what it holds is taken for all there was."
 
 

@@ -151,8 +151,8 @@ class Unwinder:
         """CPU time spent by the worker until now."""
         return self._worker.cpu_ns()
 
-    def builder_rss_bytes(self) -> int:
-        return self._worker.rss_bytes()
+    def builder_memory_bytes(self) -> int:
+        return self._worker.memory_bytes()
 
     def table_bytes(self) -> int:
         """Kernel memory of the chunks of rows."""

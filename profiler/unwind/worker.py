@@ -44,9 +44,9 @@ class TableWorker:
         """CPU time the builders have used in all."""
         return self._builder.cpu_ns()
 
-    def rss_bytes(self) -> int:
-        """Resident memory of the builder; 0 while there is none."""
-        return self._builder.rss_bytes()
+    def memory_bytes(self) -> int:
+        """Memory of the builder, see Builder; 0 while there is none."""
+        return self._builder.memory_bytes()
 
     def close(self) -> None:
         """Ends the process and forgets what was asked for; what is asked for next starts anew."""

@@ -220,9 +220,9 @@ class SymFiles:
         """CPU time that building has taken in all."""
         return self._builder.cpu_ns()
 
-    def rss_bytes(self) -> int:
-        """Resident memory of the builder's process; 0 while there is none."""
-        return self._builder.rss_bytes()
+    def memory_bytes(self) -> int:
+        """Memory of the builder's process, see Builder; 0 while there is none."""
+        return self._builder.memory_bytes()
 
     def close(self) -> None:
         """Ends the builder's process and forgets everything but what is on disk."""
