@@ -183,7 +183,7 @@ def test_windows_close_exactly_one_after_the_other_under_load(compile_c: Compile
 def test_the_default_workload_loses_nothing_however_different_its_stacks_are(compile_c: Compile) -> None:
     cpus = os.cpu_count() or 1
     with busy(str(compile_c("stacks")), "18", "100", times=cpus) as pids, sampling() as running:
-        sleep_while_busy(pids, 9.5 * cpus)
+        sleep_while_busy(pids, 8 * cpus)
         window = running.drain()
     assert_agrees(window)
     assert window.counted.lost == {}

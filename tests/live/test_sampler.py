@@ -40,13 +40,17 @@ def busy(*command: str, times: int = 2) -> Iterator[list[int]]:
 
 
 def sleep_while_busy(pids: list[int], cpu_seconds: float) -> None:
-    """Until the processes have used so much CPU together, however long that takes them."""
+    """Until the processes have used so much CPU together from now on, however long that takes them."""
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]
-        if sum(int(of[11]) + int(of[12]) for of in fields) >= cpu_seconds * os.sysconf("SC_CLK_TCK"):
-            return
+    end = cpu_used(pids) + cpu_seconds
+    while time.monotonic() < deadline and cpu_used(pids) < end:
         time.sleep(0.1)
+
+
+def cpu_used(pids: list[int]) -> float:
+    """Seconds, of all together, until now."""
+    fields = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in pids]
+    return sum(int(of[11]) + int(of[12]) for of in fields) / os.sysconf("SC_CLK_TCK")
 
 
 def assert_agrees(window: RawWindow) -> None:
