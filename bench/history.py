@@ -167,11 +167,12 @@ def fill(store: Store, size: Size) -> None:
     began = time.perf_counter()
     for at in range(size.start, size.start + 3600 * size.hours, TEN_MINUTES):
         store.command(
-            "INSERT INTO samples (ts, host, event, hz, label_set, service, container, pid, process, thread, stack,"
-            " value, batch)"
+            "INSERT INTO samples (ts, host, event, hz, label_set, service, container, cpu_kind, pid, process, thread,"
+            " stack, value, batch)"
             f" SELECT toDateTime({at} + 10 * intDiv(w, {size.hosts}), 'UTC'),"
             " concat('host-', leftPad(toString(h), 3, '0')), 'cpu-clock', 99, if(h % 2 = 0, {labels:UInt64}, 0),"
             " concat('svc-', toString(s)), concat('c', toString(s), '-', toString(h)),"
+            " arrayElement(['AMD EPYC 7763', 'Intel(R) Xeon(R) Platinum 8488C', 'Arm Neoverse-N1'], 1 + h % 3),"
             " 1000 + 10 * s + if(s % 3 = 0, rand(3) % 4, 0),"
             " joinGet('made', 'process', n), joinGet('made', 'thread', n), joinGet('made', 'stack', n),"
             f" 1 + toUInt64(floor(1 / (0.03 + randCanonical(2)) - 0.97)), {number} FROM"
