@@ -185,3 +185,5 @@ def test_a_picture_is_grouped_and_its_other_formats_are_not(client: TestClient) 
     assert '<option value="cpu_kind">CPU kind</option>' in client.get(f"/flamegraph?{RANGE}").text
     page = client.get(f"/flamegraph?{RANGE}&groupBy=env").text
     assert '<option value="env" selected>' in page
+    both = client.get(f"/flamegraph?{RANGE}&groupBy=cpu_kind,env").text
+    assert '<option value="cpu_kind,env" selected>CPU kind, env</option>' in both

@@ -100,7 +100,8 @@ def group_choices(names: Sequence[str], chosen: Sequence[str]) -> list[tuple[str
     """What a picture can be grouped by: labels, with the words for them, and what is chosen."""
     words, now = {"pid": "process id", "cpu_kind": "CPU kind"}, ",".join(chosen)
     groups = [("", "nothing"), *((name, words.get(name, name)) for name in names)]
-    return [*groups, *([(now, now)] if now not in dict(groups) else [])]
+    several = ", ".join(words.get(name, name) for name in chosen)
+    return [*groups, *([(now, several)] if now not in dict(groups) else [])]
 
 
 def _picture(request: Request, selection: Selection, query: urls.Query, group_by: Sequence[str], now: float) -> Picture:
