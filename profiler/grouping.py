@@ -34,9 +34,10 @@ def labels_of(profile: Profile) -> tuple[str, ...]:
 
 
 def check_labels(profile: Profile, labels: Sequence[str]) -> None:
-    """Raises ValueError, with a sentence, for a label that no sample of a profile has a value of."""
+    """Raises ValueError, with a sentence, for a label that samples of a profile cannot have: what is in LABELS they
+    can, unless they come without any, as from a file that has nothing but stacks."""
     known = labels_of(profile)
     for label in labels:
-        if label not in known:
+        if label not in LABELS or not known:
             there = f"there are {', '.join(known)}" if known else "they have none"
             raise ValueError(f"no sample has a label {label!r} to group by; {there}")

@@ -120,7 +120,7 @@ def test_a_file_is_grouped_by_what_its_samples_have(client: TestClient, name: st
 @pytest.mark.parametrize(
     ("query", "said"),
     [
-        ("groupBy=service", "no sample has a label 'service' to group by; there are pid, process, thread."),
+        ("groupBy=host", "no sample has a label 'host' to group by; there are pid, process, thread."),
         ("groupBy=%3Cb%3E", "'<b>' is no label to group by."),
         ("groupBy=pid&format=json", "stacks can be grouped in .svg and .html only."),
     ],
