@@ -244,6 +244,14 @@ def test_the_clusters_statements_are_sql_and_leave_no_table_out(tmp_path: Path) 
                 assert re.search(r"ENGINE = Replicated\w*MergeTree", statement)
 
 
+def test_what_brings_a_cluster_up_is_sql_for_all_of_it(tmp_path: Path) -> None:
+    with engine(tmp_path / "store") as client:
+        for version in range(2, migrations.VERSION + 1):
+            for statement in statements(migrations.MIGRATIONS[version], "pilotlight", "fleet"):
+                assert "ON CLUSTER 'fleet'" in statement
+                assert re.match(r"(Create|Alter|Drop)Query", client.query(f"EXPLAIN AST {statement}").result_rows[0][0])
+
+
 def test_the_script_for_operators_is_what_the_server_would_say() -> None:
     script = Path(__file__).parent.parent / "deploy" / "clickhouse" / "cluster.sql"
     made = script.read_text("utf-8")

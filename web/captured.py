@@ -9,10 +9,10 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from profiler.model import Profile, StackTable, bases, functions_of, stack_table
-from web.questions import Limit, OfBinary, OfKind, Sort, WholeName, lines_dict, top_dict
+from web.questions import Limit, OneFunction, Sort, lines_dict, top_dict
 from web.selected import ValuesAs, as_json
 from web.store import captures as stored
-from web.store.lines import FunctionName, lines_of
+from web.store.lines import lines_of
 from web.store.queries import Empty, Overview, Top
 from web.store.ragged import Ragged
 from web.store.selection import rfc3339
@@ -37,17 +37,10 @@ def top(request: Request, id: str, sort: Sort = "self", limit: Limit = 50, value
 
 @router.get("/captures/{id}/lines", response_class=Response, responses={404: {}})
 def lines(
-    request: Request,
-    id: str,
-    function: WholeName,
-    kind: OfKind = None,
-    binary: OfBinary = None,
-    limit: Limit = 1000,
-    values: ValuesAs = "samples",
+    request: Request, id: str, wanted: OneFunction, limit: Limit = 1000, values: ValuesAs = "samples"
 ) -> Response:
     """One function of a capture by line of its source, as /api/v1/lines has it of the history."""
     profile = profile_of(request, id)
-    wanted = FunctionName(function, kind, binary)
     table, frames = _stacks(profile)
     found = lines_of(table.frames, table.binaries, frames, table.counts.astype(np.float64), wanted)
     if found is None:

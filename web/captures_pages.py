@@ -21,12 +21,13 @@ from web import urls
 from web.assets import render
 from web.captures import Captures, TooMany
 from web.captures_api import start, wanted_of
-from web.contexts import CapturedPicture, CaptureForm, CapturePage, CaptureRow, CapturesPage
+from web.contexts import CapturePage, CapturesPage
 from web.exports import MEDIA_TYPES, asked_view, attachment, file_name, menu
 from web.flamegraph.calltree import build_tree
 from web.flamegraph.svg import Caption, write_svg
 from web.ingest import Refused, read_body
 from web.pages import group_choices
+from web.parts import CapturedPicture, CaptureForm, CaptureRow
 from web.store import captures as stored
 from web.store.captures import Capture
 from web.store.selection import check_groups, parse_group_by, rfc3339
@@ -113,7 +114,7 @@ def _page(request: Request, capture: Capture, group_by: tuple[str, ...]) -> str:
 
 
 def _captured(request: Request, id: str, profile: Profile, group_by: tuple[str, ...]) -> CapturedPicture:
-    """Raises BadQuery for labels that the profile does not have."""
+    """Raises BadQuery for labels that its samples cannot have."""
     check_groups(profile, group_by)
     address = partial(urls.capture, id, query=_grouped(group_by))
     return CapturedPicture(

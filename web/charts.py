@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from web.contexts import Chart
+from web.parts import Chart
 from web.store.selection import Selection
 
 

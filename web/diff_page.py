@@ -15,7 +15,7 @@ from profiler.formats.folded import write_differential
 from web import urls
 from web.assets import render
 from web.comparison import Comparison, Side, compare, difference, most_changed, parse_comparison
-from web.contexts import ChangeRow, Chip, Choice, Compared, ComparedSide, DiffLegend, DiffPage, ExportMenu, Measured
+from web.contexts import DiffPage
 from web.exports import MEDIA_TYPES, as_download, asked_view, attachment, base_of, caption, curl, file_name, fixed
 from web.flamegraph import layout
 from web.flamegraph.changes import Changes, changes_of
@@ -24,6 +24,7 @@ from web.flamegraph.diff_report import diff_report
 from web.flamegraph.diff_svg import WIDTHS, write_diff_svg
 from web.flamegraph.svg import Caption
 from web.pages import FLAMEGRAPH_SINCE, choices
+from web.parts import ChangeRow, Chip, Choice, Compared, ComparedSide, DiffLegend, ExportMenu, Measured
 from web.selected import as_json, conditional, sent
 from web.store.queries import Empty, MixedRates, Queries, rates_title
 from web.store.selection import rfc3339

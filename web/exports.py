@@ -17,8 +17,8 @@ from profiler.event_names import is_cpu, unit_of
 from profiler.formats.by_extension import WRITERS
 from profiler.grouping import LABELS
 from web import urls
-from web.contexts import ExportMenu
 from web.flamegraph.svg import MOST_NODES, Caption, write_svg
+from web.parts import ExportMenu
 from web.selected import conditional, sent
 from web.store.queries import Overview, Queries, host_title, rates_title
 from web.store.selection import Selection, rfc3339

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from profiler.formats.reading import ReadFile
 from profiler.formats.timed import span
-from web.contexts import FileTimes, FileTimesRow
+from web.parts import FileTimes, FileTimesRow
 
 MOST_COLUMNS: Final = 400
 MOST_ROWS: Final = 10

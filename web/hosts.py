@@ -15,7 +15,8 @@ from profiler.model import Accounting
 from web import unwinding, urls
 from web.assets import render
 from web.charts import chart
-from web.contexts import Chip, Choice, HostPage, HostRow, HostsPage, Share, Sort, Trend
+from web.contexts import HostPage, HostsPage
+from web.parts import Chip, Choice, HostRow, Share, Sort, Trend
 from web.selected import accounting_dict
 from web.store.heatmap import STEPS
 from web.store.hosts import Agents

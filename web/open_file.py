@@ -18,12 +18,13 @@ from profiler.formats.timed import within
 from profiler.grouping import LABELS, labels_of, parse_labels
 from web import urls
 from web.assets import render
-from web.contexts import Opened, OpenPage
+from web.contexts import OpenPage
 from web.file_times import file_times
 from web.flamegraph.rendering import EXTENSIONS, Options, events_of, merged
 from web.flamegraph.rendering import render as render_files
 from web.ingest import Refused, decompress, read_body
 from web.pages import group_choices
+from web.parts import Opened
 
 MAX_FILE: Final = 32 << 20  # bytes, as sent and without its content-encoding
 MAX_UNPACKED: Final = 64 << 20

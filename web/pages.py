@@ -13,9 +13,10 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Resp
 
 from web import auth, urls
 from web.assets import STATIC, render
-from web.contexts import Chip, Choice, DocsPage, FlamegraphPage, LoginPage, Picture, Share
+from web.contexts import DocsPage, FlamegraphPage, LoginPage
 from web.exports import export, menu
 from web.hosts import RANGES
+from web.parts import Chip, Choice, Picture, Share
 from web.store.queries import Empty, MixedRates, Queries, rates_title
 from web.store.selection import Selection, parse, parse_group_by, rfc3339
 from web.timeline import PAGES_OWN, base_of, elsewhere, gaps, timeline

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 
 from web.comparison import difference, parse_comparison
@@ -42,9 +42,17 @@ Function = Annotated[
 ]
 Limit = Annotated[int, Query(ge=1, le=10_000)]
 Sort = Annotated[Literal["self", "total"], Query(description="What they are ordered by")]
-WholeName = Annotated[str, Query(description="The function's whole name", max_length=100_000)]
-OfKind = Annotated[Text, Query(description="Its kind; any by default", max_length=40)]
-OfBinary = Annotated[Text, Query(description="The path of its binary; any by default", max_length=4096)]
+
+
+def _one_function(
+    function: Annotated[str, Query(description="The function's whole name", max_length=100_000)],
+    kind: Annotated[Text, Query(description="Its kind; any by default", max_length=40)] = None,
+    binary: Annotated[Text, Query(description="The path of its binary; any by default", max_length=4096)] = None,
+) -> FunctionName:
+    return FunctionName(function, kind, binary)
+
+
+OneFunction = Annotated[FunctionName, Depends(_one_function)]
 
 
 @router.get("/tree", response_class=Response)
@@ -144,9 +152,7 @@ def top_dict(found: Top, values: ValuesAs) -> dict[str, Any]:
 def lines(
     request: Request,
     selection: Selected,
-    function: WholeName,
-    kind: OfKind = None,
-    binary: OfBinary = None,
+    wanted: OneFunction,
     limit: Limit = 1000,
     values: ValuesAs = "samples",
 ) -> Response:
@@ -159,7 +165,6 @@ def lines(
 
     def answer() -> Response:
         resolved = queries.resolve(selection)
-        wanted = FunctionName(function, kind, binary)
         found, overview = queries.lines(resolved, wanted)
         return as_json({**as_mapping(resolved), **lines_dict(wanted, found, overview, values, limit)})
 

@@ -11,7 +11,7 @@ from fastapi.responses import Response
 from profiler.event_names import unit_of
 from web import urls
 from web.comparison import parse_comparison
-from web.contexts import Gap, Timeline
+from web.parts import Gap, Timeline
 from web.selected import Selected, as_json, conditional
 from web.store.heatmap import MOST_COLUMNS
 from web.store.queries import Empty, Queries

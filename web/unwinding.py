@@ -7,7 +7,7 @@ from typing import Final
 
 from profiler.model import Unwinding
 from symbolizer.types import Reason
-from web.contexts import Cut, PassageRow, UnwindingReport
+from web.parts import Cut, PassageRow, UnwindingReport
 
 ADVICE: Final = {
     Reason.MAPPINGS_NOT_KNOWN: (

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from profiler import bcc, events
+from profiler import bcc
 from profiler.bcc import BccSampler, compile_sampler
 from profiler.cgroups import cgroup_id
 from profiler.collector import Collector, Sampling, rss_bytes
@@ -26,13 +26,7 @@ from profiler.model import Profile
 from profiler.sampler import Filters, Sampler
 from symbolizer.types import Kind
 from tests.live.support import ROOT, Compile, assert_truthful, busy_in_cgroup, count_of, functions
-from tests.live.test_sampler import (
-    assert_agrees,
-    assert_samples_name_their_cpus_kinds,
-    busy,
-    busy_cpus,
-    sleep_while_busy,
-)
+from tests.live.test_sampler import assert_agrees, assert_samples_name_their_cpus_kinds, busy
 from tests.live.test_sampling import binomial_interval
 
 
@@ -78,15 +72,7 @@ def of_command(*arguments: str) -> Profile:
 
 
 def test_samples_say_of_what_kind_the_cpu_was_that_they_were_taken_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    kinds = {cpu: f"kind {cpu}" for cpu in events.online_cpus()}
-    monkeypatch.setattr("profiler.sampler.cpu_kinds", lambda: kinds)
-    with busy_cpus() as cpu_of:
-        time.sleep(0.2)  # until each runs where it belongs
-        with sampling(199) as running:
-            sleep_while_busy(list(cpu_of), 2)
-            window = running.drain()
-    assert_agrees(window)
-    assert_samples_name_their_cpus_kinds(window, kinds, cpu_of)
+    assert_samples_name_their_cpus_kinds(sampling, monkeypatch)
 
 
 def test_known_shares_of_two_call_chains_are_measured(compile_c: Compile) -> None:

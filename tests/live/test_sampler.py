@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -120,15 +120,9 @@ def busy_cpus() -> Iterator[dict[int, int]]:
             process.wait()
 
 
-def assert_samples_name_their_cpus_kinds(window: RawWindow, kinds: dict[int, str], cpu_of: dict[int, int]) -> None:
-    found = {pid: set() for pid in cpu_of}  # type: dict[int, set[str]]
-    for pid, kind in zip(window.keys["tgid"].tolist(), window.keys["cpu_kind"].tolist(), strict=True):
-        if pid in found:
-            found[pid].add(window.cpu_kinds[kind])
-    assert found == {pid: {kinds.get(cpu, "")} for pid, cpu in cpu_of.items()}
-
-
-def test_samples_say_of_what_kind_the_cpu_was_that_they_were_taken_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def assert_samples_name_their_cpus_kinds(
+    sampling: Callable[[int], AbstractContextManager[Sampler]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     kinds = {cpu: "big" if cpu % 2 else "little" for cpu in events.online_cpus()}
     del kinds[min(kinds)]  # of one nothing is told
     monkeypatch.setattr(sampler, "cpu_kinds", lambda: kinds)
@@ -138,7 +132,15 @@ def test_samples_say_of_what_kind_the_cpu_was_that_they_were_taken_on(monkeypatc
             sleep_while_busy(list(cpu_of), 2)
             window = running.drain()
     assert_agrees(window)
-    assert_samples_name_their_cpus_kinds(window, kinds, cpu_of)
+    found: dict[int, set[str]] = {pid: set() for pid in cpu_of}
+    for pid, kind in zip(window.keys["tgid"].tolist(), window.keys["cpu_kind"].tolist(), strict=True):
+        if pid in found:
+            found[pid].add(window.cpu_kinds[kind])
+    assert found == {pid: {kinds.get(cpu, "")} for pid, cpu in cpu_of.items()}
+
+
+def test_samples_say_of_what_kind_the_cpu_was_that_they_were_taken_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert_samples_name_their_cpus_kinds(sampling, monkeypatch)
 
 
 def test_a_cpu_that_goes_and_comes_is_followed() -> None:

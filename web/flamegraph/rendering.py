@@ -55,9 +55,9 @@ class Rendered:
 def render(files: Sequence[ReadFile], extension: str, options: Options, *, script_href: str | None = None) -> Rendered:
     """All profiles of one event of these files, merged, in one of EXTENSIONS.
 
-    Raises ValueError, with a sentence, for an event that no file has, for rates that cannot be merged, for labels that
-    no sample has, and for numbers that the format cannot hold. The script of a picture is at `script_href` where that
-    is given.
+    Raises ValueError, with a sentence, for an event that no file has, for rates that cannot be merged, for labels
+    that samples cannot have, and for numbers that the format cannot hold. The script of a picture is at `script_href`
+    where that is given.
     """
     tables = [table for file in files for table in file.tables]
     if len(tables) == 2 and len(files) == 1:
