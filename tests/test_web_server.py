@@ -14,8 +14,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
+from http.client import HTTPConnection
 from pathlib import Path
+from urllib.parse import urlencode
 
 import httpx
 import pytest
@@ -202,6 +205,24 @@ def test_no_acknowledged_name_is_lost_by_kill_9(tmp_path: Path, start: Callable[
     assert all(location.frames[0].function == f"f{location.address}" for location in named)
     assert got.accounting.sampled == len(got.samples) == 40
     assert server.end(signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize(("path", "name"), [("/api/v1/lines", "function"), ("/api/v1/agents/{agent}/captures", "host")])
+def test_the_longest_names_that_may_be_asked_for_fit_into_an_address(
+    tmp_path: Path, start: Callable[..., Server], path: str, name: str
+) -> None:
+    server = start(f"chdb://{tmp_path}/store")
+    address = httpx.URL(server.url)
+    described = httpx.get(server.url + "openapi.json").json()["paths"][path]["get"]["parameters"]
+    longest = next(each["schema"]["maxLength"] for each in described if each["name"] == name)
+    for length in (longest, longest + 1):
+        connection = HTTPConnection(address.host, address.port, timeout=60)  # httpx sends no address of over 64 kB
+        with closing(connection):
+            connection.request("GET", f"{path.format(agent='a')}?{urlencode({name: chr(0x1F525) * length})}")
+            answer = connection.getresponse()
+            said = answer.read().decode()
+            assert answer.headers["content-type"] == "application/json", said
+            assert (f"{name}: string should have at most" in said) == (length > longest), said
 
 
 def test_it_stops_in_peace_and_commits_what_waits(tmp_path: Path, start: Callable[..., Server]) -> None:

@@ -70,6 +70,8 @@ _FOR_PROGRAMS: Final = (
     "/push.v1.",
     "/querier.v1.",
 )
+# Bytes of a request's line and headers: the longest names that questions take, every character of them escaped (%F0…).
+_LONGEST_HEAD: Final = 256 << 10
 _NOT_PAGES: Final = (".json", ".svg", ".folded", ".gz", ".txt")
 
 
@@ -183,6 +185,7 @@ def serve(options: ServerOptions, *, user: str | None = None, ready: Callable[[s
                     timeout_keep_alive=75,
                     timeout_graceful_shutdown=10,
                     limit_concurrency=1500,  # an agent has two connections, of which one waits
+                    h11_max_incomplete_event_size=_LONGEST_HEAD,
                 )
             )
             server.config.load()

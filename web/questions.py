@@ -45,7 +45,7 @@ Sort = Annotated[Literal["self", "total"], Query(description="What they are orde
 
 
 def _one_function(
-    function: Annotated[str, Query(description="The function's whole name", max_length=100_000)],
+    function: Annotated[str, Query(description="The function's whole name", max_length=10_000)],
     kind: Annotated[Text, Query(description="Its kind; any by default", max_length=40)] = None,
     binary: Annotated[Text, Query(description="The path of its binary; any by default", max_length=4096)] = None,
 ) -> FunctionName:
