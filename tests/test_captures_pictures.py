@@ -208,6 +208,20 @@ def test_functions_are_those_that_the_history_has(world: World, query: dict[str,
         ]
 
 
+@pytest.mark.parametrize(("function", "names"), [("A", ["read", "main"]), ("~^[rs]", ["sum", "read"]), ("zzz", [])])
+def test_functions_are_filtered_as_those_of_the_history_are(world: World, function: str, names: list[str]) -> None:
+    captured = world.get(f"/api/v1/captures/{world.capture}/top", function=function).json()
+    history = world.of_history("/api/v1/top", function=function).json()
+    assert {**captured, "q": history["q"]} == history
+    assert [row["function"] for row in captured["top"]] == names and captured["functions"] == len(names)
+
+
+@pytest.mark.parametrize(("function", "said"), [("~(", "not a regular expression"), (" ", "`function` is empty")])
+def test_an_expression_that_is_none_is_told(world: World, function: str, said: str) -> None:
+    answer = world.get(f"/api/v1/captures/{world.capture}/top", 400, function=function).json()
+    assert said in answer["error"]
+
+
 @pytest.mark.parametrize("query", [{"function": "sum"}, {"function": "read", "kind": "native", "binary": "/opt/shop"}])
 def test_lines_are_those_that_the_history_has(world: World, query: dict[str, Any]) -> None:
     captured = world.get(f"/api/v1/captures/{world.capture}/lines", **query).json()
@@ -220,7 +234,7 @@ def test_what_is_not_there_is_said(world: World) -> None:
         answer = world.get(f"/api/v1/captures/none/{question}", 404, function="sum").json()
         assert "no such capture" in answer["error"]
     lines = f"/api/v1/captures/{world.capture}/lines"
-    assert "No function in this capture" in world.get(lines, 404, function="nobody").json()["error"]
+    assert "No function in this profile" in world.get(lines, 404, function="nobody").json()["error"]
     assert world.get(lines, 400).json()["error"].startswith("function: ")
     asked: dict[str, Any] = {"below": "2-0123456789abcdef", "lighter": 5}
     assert "reload the picture" in world.of_capture("/below.json", 404, **asked).json()["error"]

@@ -200,6 +200,31 @@ def test_a_part_that_is_not_there_is_told(client: TestClient, query: str, conten
         assert 400 <= client.post("/api/v1/render?" + bad, content=TIMED).status_code < 500
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_a_function_of_a_file_is_counted_by_line(client: TestClient, name: str) -> None:
+    answer = client.post("/api/v1/render/lines", params={"function": "leaf"}, content=FILES[name])
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    assert (found["self"], found["total"]) == (40, 40) and [row["total"] for row in found["by_line"]] == [40]
+
+
+@pytest.mark.parametrize(
+    ("query", "content", "status", "said"),
+    [
+        ({"function": "nobody"}, FILES["folded"], 404, "No function in this profile has that name"),
+        ({}, FILES["folded"], 400, "function: "),
+        ({"function": "leaf"}, b"", 400, ""),
+        ({"function": "leaf", "event": "none"}, FILES["folded"], 400, "none"),
+        ({"function": "leaf", "since": 1}, FILES["folded"], 400, ""),
+    ],
+)
+def test_lines_that_a_file_does_not_have_are_told(
+    client: TestClient, query: dict[str, str], content: bytes, status: int, said: str
+) -> None:
+    answer = client.post("/api/v1/render/lines", params=query, content=content)
+    assert answer.status_code == status and said in answer.json()["error"], answer.text
+
+
 def test_names_of_files_and_functions_stay_text(client: TestClient) -> None:
     for body in (write_json(profile(HOSTILE)), write_speedscope(profile(HOSTILE))):
         answer = client.post("/open", params={"name": HOSTILE}, content=body)

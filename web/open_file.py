@@ -6,7 +6,7 @@ import asyncio
 import math
 import re
 from collections.abc import Callable
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
@@ -23,8 +23,11 @@ from web.file_times import file_times
 from web.flamegraph.rendering import EXTENSIONS, Options, events_of, merged
 from web.flamegraph.rendering import render as render_files
 from web.ingest import Refused, decompress, read_body
+from web.one_profile import lines_of_profile
 from web.pages import group_choices
 from web.parts import Opened
+from web.questions import Limit, OneFunction
+from web.selected import ValuesAs, as_json
 
 MAX_FILE: Final = 32 << 20  # bytes, as sent and without its content-encoding
 MAX_UNPACKED: Final = 64 << 20
@@ -115,6 +118,29 @@ async def rendered(
     return Response(body, media_type=_MEDIA_TYPES[format], headers=headers)
 
 
+@router.post("/api/v1/render/lines", tags=["files"], response_class=Response, responses={404: {}})
+async def lines(
+    request: Request,
+    wanted: OneFunction,
+    event: Annotated[str, Query(description="Which event of a file that holds several")] = "",
+    since: Since = None,
+    until: Until = None,
+    limit: Limit = 1000,
+    values: ValuesAs = "samples",
+) -> Response:
+    """One function of a file (the body, as in /api/v1/render) by line of its source, as /api/v1/lines has it of the
+    history."""
+
+    def make(data: bytes) -> dict[str, Any]:
+        profile, _ = merged([_part(_read(data), _range(since, until))], event)
+        return lines_of_profile(profile, wanted, limit, values)
+
+    try:
+        return as_json(await _in_thread(request, make))
+    except Refused as refusal:
+        return JSONResponse({"error": str(refusal)}, refusal.status)
+
+
 async def _in_thread(request: Request, make: Callable[[bytes], Made]) -> Made:
     """What `make` makes of the body, in a thread, as many at a time as may parse. Raises Refused."""
     body = await read_body(request, MAX_FILE)
@@ -153,6 +179,7 @@ def _opened(data: bytes, how: Options, chosen: tuple[float, float] | None) -> Op
         problems=file.problems,
         event=profile.event,
         events=events_of([file]),
+        is_difference=is_difference,
         samples=profile.accounting.sampled,
         unit=unit_of(profile.event),
         accounting=profile.accounting,

@@ -318,9 +318,9 @@ class FileTimes:
 @dataclass(frozen=True, slots=True)
 class Opened:
     """A file that is shown: its name, format and event, all its events, what its counts are, and the picture, an
-    SVG element as text. `problems` are sentences about what was left out of it, `extensions` are the formats it can be
-    had in. `groups` are labels to group by, `group_by` those in force. `times` tells when its samples were taken, None
-    where nobody knows."""
+    SVG element as text; `is_difference` where its stacks have two counts each. `problems` are sentences about what was
+    left out of it, `extensions` are the formats it can be had in. `groups` are labels to group by, `group_by` those in
+    force. `times` tells when its samples were taken, None where nobody knows."""
 
     name: str
     format: str
@@ -331,6 +331,7 @@ class Opened:
     unit: str
     accounting: Accounting
     extensions: tuple[str, ...]
+    is_difference: bool
     groups: list[tuple[str, str]]
     group_by: str
     picture: str

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from profiler.formats.json import read_json
+from profiler.formats.json import read_json, write_json
 from profiler.formats.pprof import write_pprof
 from profiler.model import Accounting, Profile, Sample, Window
 from symbolizer.types import Frame, Kind, Location
@@ -129,6 +129,49 @@ def test_a_grouping_is_chosen_and_saved(server: str, page: Page, pprof: Path) ->
     page.get_by_label("A profile").set_input_files(other)
     expect(frame(page, "b")).to_be_visible()
     expect(page.get_by_label("grouped by")).to_have_count(0)
+
+
+def test_functions_of_a_file_are_listed_with_callers_callees_and_lines(server: str, page: Page, tmp_path: Path) -> None:
+    def frame_of(name: str, line: int) -> Location:
+        return Location(line, None, (Frame(name, Kind.NATIVE, file="shop.c", line=line),))
+
+    main, work, again = frame_of("main", 1), frame_of("work", 10), frame_of("work", 12)
+    leaf = Location(9, None, (Frame(HOSTILE, Kind.NATIVE),))
+    samples = tuple(
+        Sample(stack, 7, "app", "app", count)
+        for stack, count in (((work, main), 20), ((leaf, work, main), 15), ((work, again, main), 5))
+    )
+    window = Window(10**18, 10**18 + 10**10)
+    path = tmp_path / "x.json"
+    path.write_bytes(write_json(Profile("web-1", "cpu-clock", 99, window, samples, Accounting(40, 40, 0, 0, 40))))
+    page.goto(server + "open")
+    expect(page.locator("#functions")).to_be_hidden()
+    page.get_by_label("A profile").set_input_files(path)
+    expect(page.locator("#functions-told")).to_have_text("3 functions")
+    rows = page.locator("#functions-table tbody tr")
+    assert [row.locator("td").all_inner_texts()[:4] for row in rows.all()] == [
+        ["25", "62.50 %", "40", "100.00 %"],
+        ["15", "37.50 %", "15", "37.50 %"],
+        ["0", "0.00 %", "40", "100.00 %"],
+    ]
+    rows.nth(0).get_by_role("button", name="work", exact=True).click()
+    expect(page.locator("#callers tbody")).to_contain_text("main")
+    expect(page.locator("#callees button").first).to_have_attribute("title", HOSTILE)
+    lines = page.locator("#lines tbody tr")
+    expect(lines).to_have_count(2)
+    assert [line.inner_text().split("\t") for line in lines.all()] == [
+        ["shop.c:10", "25", "40", "100.00 %"],
+        ["shop.c:12", "0", "5", "12.50 %"],
+    ]
+    page.get_by_role("button", name="Find in the picture").click()
+    expect(page.locator("#functions")).to_be_visible()
+    expect(page.locator("#function")).to_be_hidden()
+    # A difference has two counts of each: its functions are not those of one profile.
+    other = tmp_path / "y.folded"
+    other.write_text("a;b 3 4\na;c 1 1\n")
+    page.get_by_label("A profile").set_input_files(other)
+    expect(page.locator(".summary")).to_contain_text("y.folded")
+    expect(page.locator("#functions")).to_be_hidden()
 
 
 def test_a_part_of_the_time_is_dragged_over_and_shown_alone(server: str, page: Page, tmp_path: Path) -> None:

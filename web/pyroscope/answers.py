@@ -217,20 +217,11 @@ def _kinds(queries: Queries, terms: Iterable[Term]) -> dict[str, ProfileType]:
         names = {event: kind.id if label == "__profile_type__" else kind.name for event, kind in kinds.items()}
         fitting = {value}
         if operator.endswith("~"):
-            fitting = _matching(queries, Matcher(label, operator, value), sorted(set(names.values())))
+            fitting = queries.store.matching(sorted(set(names.values())), Matcher(label, operator, value).regex)
         kinds = {
             event: kind for event, kind in kinds.items() if (names[event] in fitting) is not operator.startswith("!")
         }
     return kinds
-
-
-def _matching(queries: Queries, matcher: Matcher, values: Sequence[str]) -> set[str]:
-    """Regular expressions are the store's everywhere: its time for one is linear, whoever wrote it."""
-    rows = queries.store.rows(
-        "SELECT value FROM (SELECT arrayJoin({values:Array(String)}) AS value) WHERE match(value, {regex:String})",
-        {"values": list(values), "regex": matcher.regex},
-    ).rows
-    return {row[0] for row in rows}
 
 
 def _sets(queries: Queries, ids: set[str]) -> dict[str, dict[str, str]]:

@@ -2,6 +2,8 @@
 // another event or format.
 "use strict";
 
+import { showFunctions } from "./tables.js";
+
 const PICTURES = new Set(["svg", "html"]);
 
 const form = document.getElementById("open");
@@ -29,14 +31,15 @@ function replace(nodes) {
   opened.querySelector("svg")?.dispatchEvent(new Event("pilotlight:close"));
   history.replaceState(history.state, "", location.pathname);
   opened.replaceChildren(...nodes);
+  document.getElementById("tables").hidden = true;
 }
 
-async function send(path, parameters) {
+async function send(path, parameters, signal) {
   if (file.size > Number(form.dataset.limit)) {
     throw new Error(`${file.name} is larger than ${Math.round(form.dataset.limit / 1048576)} MB: render it with pilotlight render.`);
   }
   try {
-    return await fetch(address(path, parameters), { method: "POST", body: file });
+    return await fetch(address(path, parameters), { method: "POST", body: file, signal });
   } catch {
     throw new Error("The server does not answer, or the file cannot be read any more.");
   }
@@ -63,6 +66,7 @@ async function show() {
     partShown = part;
     replace(opened.childNodes);
     document.title = fresh.title;
+    showTables({ event, ...part });
     for (const script of scripts) {
       // What a parser made does not run; what a script makes does.
       const alive = document.createElementNS("http://www.w3.org/2000/svg", "script");
@@ -72,6 +76,15 @@ async function show() {
   } catch (error) {
     if (number === shows) say(error.message, true);
   }
+}
+
+// The functions of the picture on the page, once its script runs. A difference has two counts of each: no table.
+function showTables(of) {
+  const svg = document.querySelector("#opened .picture[data-functions] > svg");
+  svg?.addEventListener("pilotlight:ready", () => {
+    document.getElementById("tables").hidden = false;
+    showFunctions({ svg, picture: svg.pilotlight }, (question, signal) => send("/api/v1/render/lines", { ...question, ...of }, signal));
+  }, { once: true });
 }
 
 async function save(format, button) {
@@ -104,6 +117,7 @@ function take(files) {
 }
 
 input.addEventListener("change", () => take(input.files));
+take(input.files); // chosen before this script ran
 form.addEventListener("submit", (submitted) => submitted.preventDefault());
 document.addEventListener("dragover", (dragged) => {
   dragged.preventDefault();

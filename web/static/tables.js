@@ -116,8 +116,9 @@ function turn(to) {
 
 // ------------------------------------------------------------------ one function
 
-let asked = null; // what the lines were asked for last
+let asked = null; // the function that the lines were asked for last, as one text
 let asking = null;
+let ask = null; // (what of a function, signal) → the server's answer
 
 function choose(key) {
   picture.change({ sandwich: key, search: "" });
@@ -158,10 +159,9 @@ function list(id, found, whole, none) {
 }
 
 async function showLines({ name, kind, binary }) {
-  const address = new URL(chosen.dataset.lines, location.origin);
-  for (const [parameter, value] of Object.entries({ function: name, kind, binary })) address.searchParams.set(parameter, value);
-  if (asked === address.href) return;
-  asked = address.href;
+  const question = { function: name, kind, binary };
+  if (asked === JSON.stringify(question)) return;
+  asked = JSON.stringify(question);
   asking?.abort();
   asking = new AbortController();
   const { signal } = asking;
@@ -170,7 +170,7 @@ async function showLines({ name, kind, binary }) {
   lines.hidden = true;
   note.textContent = "Loading…";
   try {
-    const answer = await fetch(address, { signal, headers: { accept: "application/json" } });
+    const answer = await ask(question, signal);
     const found = await answer.json().catch(() => ({}));
     if (signal.aborted) return;
     if (!answer.ok) throw new Error(found.error ?? `The server answered ${answer.status}.`);
@@ -209,15 +209,23 @@ function refresh() {
 
 const link = linkRows([body, byId("callers"), byId("callees")], (key) => rows.get(key));
 
-pictureOf(byId("picture"), ({ svg, picture: found }) => {
+// The functions of this picture from now on; `askLines` fetches the lines of one.
+export function showFunctions({ svg, picture: found }, askLines) {
   picture = found;
+  ask = askLines;
   link(svg, picture);
   asked = null;
   section.querySelector(".tall").hidden = false;
   filter.parentElement.hidden = false;
   svg.addEventListener("pilotlight:change", refresh);
   refresh();
-});
+}
+
+pictureOf(byId("picture"), (shown) => showFunctions(shown, (question, signal) => {
+  const address = new URL(chosen.dataset.lines, location.origin);
+  for (const [parameter, value] of Object.entries(question)) address.searchParams.set(parameter, value);
+  return fetch(address, { signal, headers: { accept: "application/json" } });
+}));
 
 filter.addEventListener("input", () => { first = 0; if (picture) show(); });
 table.tHead.addEventListener("click", (event) => {

@@ -29,6 +29,7 @@ from web.store.rowbinary import RowBinary
 DATABASE: Final = "pilotlight"
 _PASSING: Final = "inserts"
 READERS: Final = 4
+_MATCHED_AT_ONCE: Final = 2000  # texts in a query
 
 # The embedded engine assumes a machine of its own; here it is a guest.
 _ENGINE: Final = {
@@ -215,6 +216,19 @@ class Store:
     def raw(self, sql: str, parameters: dict[str, Any] | None = None) -> RowBinary:
         with self.client() as client:
             return RowBinary(client.raw_query(marked(sql), parameters=parameters, fmt="RowBinary"))
+
+    def matching(self, values: Sequence[str], regex: str) -> set[str]:
+        """Those of `values` that an expression (RE2) matches somewhere, by the engine: it takes linear time, whoever
+        wrote the expression. Raises BadQuery."""
+        fitting: set[str] = set()
+        for at in range(0, len(values), _MATCHED_AT_ONCE):
+            rows = self.rows(
+                "SELECT value FROM (SELECT arrayJoin({values:Array(String)}) AS value)"
+                " WHERE match(value, {regex:String})",
+                {"values": list(values[at : at + _MATCHED_AT_ONCE]), "regex": regex},
+            ).rows
+            fitting.update(row[0] for row in rows)
+        return fitting
 
     def end(self, mark: str) -> None:
         """End the queries that begin with `mark`, see asking.py. Raises StoreUnavailable."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -75,11 +76,17 @@ def matching(store: Store, functions: Functions, wanted: FunctionFilter) -> Inte
         if len(rows) > MAX_FUNCTIONS:
             raise BadQuery(f"more than {MAX_FUNCTIONS:,} functions match: make the expression narrower")
         names = {row[0] for row in rows}
-        chosen = [i for i, frame in enumerate(functions.frames) if frame.function in names]
     else:
-        text = wanted.text.casefold()
-        chosen = [i for i, frame in enumerate(functions.frames) if text in frame.function.casefold()]
-    return np.array(chosen, np.int64)
+        names = names_matching(store, {frame.function for frame in functions.frames}, wanted)
+    return np.array([i for i, frame in enumerate(functions.frames) if frame.function in names], np.int64)
+
+
+def names_matching(store: Store, names: Iterable[str], wanted: FunctionFilter) -> set[str]:
+    """Those of `names`, stored or not, that a filter lets through. Raises BadQuery."""
+    if wanted.is_regex:
+        return store.matching(sorted(names), wanted.text)
+    text = wanted.text.casefold()
+    return {name for name in names if text in name.casefold()}
 
 
 def self_and_total(sums: Sums, stacks: Stacks, functions: Functions) -> tuple[Integers, Integers]:
