@@ -148,6 +148,7 @@ def test_functions_of_a_file_are_listed_with_callers_callees_and_lines(server: s
     expect(page.locator("#functions")).to_be_hidden()
     page.get_by_label("A profile").set_input_files(path)
     expect(page.locator("#functions-told")).to_have_text("3 functions")
+    expect(page.locator("#functions .tall")).to_have_css("overflow-y", "auto")  # its styles are on this page, too
     rows = page.locator("#functions-table tbody tr")
     assert [row.locator("td").all_inner_texts()[:4] for row in rows.all()] == [
         ["25", "62.50 %", "40", "100.00 %"],
