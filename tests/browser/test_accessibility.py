@@ -112,6 +112,23 @@ def test_what_opens_on_a_flame_graphs_page_has_none_either(
     page.context.close()
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_an_opened_file_has_none_either(
+    server: Server, browser: Browser, tmp_path: Path, scheme: Literal["light", "dark"]
+) -> None:
+    """With the heat map of its time, its picture in the page itself, and one of its functions chosen."""
+    samples = (f"app 7/7 {i / 99:.6f}: 10101010 cpu-clock:\n\t7f1 leaf (/app)\n\t7f2 main (/app)\n" for i in range(400))
+    path = tmp_path / "perf.txt"
+    path.write_text("\n".join(samples))
+    page = opened(browser, server.url + "open", scheme)
+    page.get_by_label("A profile").set_input_files(path)
+    page.locator("#functions-table").get_by_role("button", name="leaf", exact=True).click()
+    page.get_by_text("No lines are known").wait_for()
+    page.locator("#filemap").wait_for()
+    assert judged(page) == []
+    page.context.close()
+
+
 def test_axe_finds_what_is_wrong(browser: Browser) -> None:
     page = browser.new_page()
     page.set_content("<html><body><button></button><p style='color: #bbb'>hardly legible</p></body></html>")
