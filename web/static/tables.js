@@ -44,7 +44,8 @@ function nameCell({ key, name, shown, kind, binary }) {
     button.addEventListener("click", () => choose(key));
     header.append(button);
   } else header.append(label);
-  header.append(element("small", { textContent: [kind, binary].filter(Boolean).join(" · ") }));
+  const folder = binary.slice(0, binary.lastIndexOf("/") + 1); // left out where there is little room
+  header.append(element("small", { title: binary }, kind, kind && binary && " · ", element("span", { className: "folder", textContent: folder }), binary.slice(folder.length)));
   return header;
 }
 
