@@ -2,6 +2,7 @@
 // dragging, by touch, or by keyboard; the picture follows.
 import { address, away, moment, show } from "./following.js";
 import { draw, peakOf, ROW, STRIP, valueAt } from "./heatmap.js";
+import { clock, rangeWords, visible } from "./words.js";
 
 const LEAST_S = 10; // a window
 const MOST_MARKS = 200;
@@ -177,30 +178,11 @@ function placeCursor() {
 
 const isShare = () => values.value === "share";
 
-// Control and bidirectional characters could make a name look like another.
-const visible = (text) => text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (c) => `⟨U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`);
-
-function clock(at) {
-  const time = new Date(at * 1000);
-  const isToday = time.toDateString() === new Date().toDateString();
-  return time.toLocaleString(undefined, isToday ? { timeStyle: "medium" } : { dateStyle: "medium", timeStyle: "medium" });
-}
-
 function figure(value, asShare, row = 0) {
   if (map.counts && row >= 0) return `${Math.round(value)} ${value === 1 ? map.counts.slice(0, -1) : map.counts}`;
   if (asShare) return `${(value * 100).toFixed(1)} % of the CPUs`;
   return map.unit === "CPU-seconds" ? `${value.toFixed(2)} CPUs` : `${value.toPrecision(3)} ${map.unit} a second`;
 }
-
-function duration(seconds) {
-  const parts = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]].flatMap(([size, unit], i, all) => {
-    const count = Math.floor((i ? seconds % all[i - 1][0] : seconds) / size);
-    return count ? [`${count} ${unit}`] : [];
-  });
-  return parts.slice(0, 2).join(" ") || "0 s";
-}
-
-const rangeWords = ({ since, until }) => `${clock(since)} – ${clock(until)}, ${duration(until - since)}`;
 
 function tell(text, of = "") {
   reading.dataset.of = of;
