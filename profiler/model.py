@@ -234,7 +234,8 @@ class StackTable:
     Stack i is `frames[j] for j in index[offsets[i]:offsets[i + 1]]`, root first, and weighs
     `counts[i]`. `index` is uint32, `offsets` (one more than there are stacks) and `counts` int64.
     `binaries[j]` is the path of the binary that frames[j] came from, or "". A function has a frame for
-    each of its lines (see functions_of); a stack may occur twice.
+    each of its lines (see functions_of); a stack may occur twice. `per_sample` is the most that one sample that was
+    taken weighs: more than 1 where windows of lower rates were brought to a common one.
     """
 
     frames: list[Frame]
@@ -242,6 +243,7 @@ class StackTable:
     index: NDArray[np.uint32]
     offsets: NDArray[np.int64]
     counts: NDArray[np.int64]
+    per_sample: int = 1
 
 
 def stack_table(profile: Profile, group_by: Sequence[str] = ()) -> StackTable:

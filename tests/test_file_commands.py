@@ -89,6 +89,9 @@ def test_rates_that_differ_are_brought_to_a_common_one(files: Path) -> None:
     Path("slow.json").write_bytes(write_json(profile(10, 10, hz=33)))
     assert main(["render", "before.json", "slow.json", "-o", "both.json"]) == 0
     assert read_json(Path("both.json").read_bytes()).accounting.sampled == 1000 + 3 * 30
+    # What a sample of the lower rate counts for, intervals and tests have to know.
+    assert main(["render", "before.json", "slow.json", "-o", "both.svg"]) == 0
+    assert '"perSample":3' in Path("both.svg").read_text() and "1,090 weighed samples" in Path("both.svg").read_text()
 
 
 def test_merged_pictures_of_folded_stacks_add_up(files: Path) -> None:
@@ -167,6 +170,9 @@ def test_diff_compares_counts_when_told_to(files: Path, capsys: pytest.CaptureFi
     out = capsys.readouterr().out
     assert "# before: 1,000 samples, after: 960 samples; counts" in out
     assert "  +420*     510    930" in out
+    Path("mixed.json").write_bytes(write_json(profile(20, 1, hz=33)))
+    assert main(["diff", "before.json", "mixed.json", "--absolute", "-o", "mixed.svg"]) == 0
+    assert '"perSample":[1,3]' in Path("mixed.svg").read_text()
 
 
 @pytest.mark.parametrize("extension", [".svg", ".html", ".folded", ".json"])

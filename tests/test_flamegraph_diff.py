@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from profiler.model import StackTable
 from symbolizer.types import Frame, Kind
 from web.flamegraph.below import folded_below_in_diff
+from web.flamegraph.changes import changes_of
 from web.flamegraph.diff import (
     SIGNIFICANT,
     DiffTree,
@@ -168,6 +171,30 @@ def test_significance_is_that_of_the_two_proportion_test() -> None:
 def test_a_handful_of_samples_is_no_significant_change() -> None:
     tree = build_diff(table_of([(["busy"], 100_000)]), table_of([(["busy"], 100_000), (["rare"], 4)]))
     assert significance(tree).tolist()[2] == 0
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_samples_that_count_for_several_make_no_change_significant(absolute: bool) -> None:
+    """The same program at 99 Hz and at 11 Hz, each of whose samples counts for nine: of 4,000 functions that did not
+    change, one in a thousand may seem to."""
+    random = np.random.default_rng(1)
+    often, seldom = random.poisson(200, 4000), 9 * random.poisson(200 / 9, 4000)
+
+    def stacks(counts: NDArray[np.int64]) -> Stacks:
+        return [([f"f{i}"], int(count)) for i, count in enumerate(counts)]
+
+    before, after = table_of(stacks(often)), table_of(stacks(seldom))
+
+    def significant(after: StackTable) -> int:
+        return int((np.abs(significance(build_diff(before, after), absolute=absolute)) >= SIGNIFICANT).sum())
+
+    assert significant(after) > 200
+    assert significant(replace(after, per_sample=9)) <= 12
+    # What did change is still seen.
+    grown = table_of([(["f0"], 9 * 400), *stacks(seldom)[1:]])
+    changes = changes_of(before, replace(grown, per_sample=9), absolute=absolute)
+    (most,) = (i for i, frame in enumerate(changes.frames) if frame.function == "f0")
+    assert changes.own_z[most] > SIGNIFICANT and changes.total_z[most] > SIGNIFICANT
 
 
 def test_one_empty_side_says_nothing_of_shares() -> None:

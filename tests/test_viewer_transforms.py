@@ -273,20 +273,36 @@ def test_an_interval_as_published(viewer: Viewer) -> None:
     assert viewer.ask(call="interval", argument=[15, 148]) == pytest.approx([0.0624, 0.1605], abs=1e-4)
 
 
+def test_an_interval_of_samples_that_count_for_several_is_that_of_the_samples(viewer: Viewer) -> None:
+    assert viewer.ask(call="interval", argument=[810, 2630, 10]) == viewer.ask(call="interval", argument=[81, 263])
+
+
 @exactly
-@given(*[st.integers(0, 5000)] * 4, st.booleans())
+@given(*[st.integers(0, 5000)] * 4, st.booleans(), st.tuples(st.integers(1, 9), st.integers(1, 9)))
 def test_changes_are_told_as_the_server_tells_them(
-    viewer: Viewer, before: int, after: int, more_before: int, more_after: int, absolute: bool
+    viewer: Viewer,
+    before: int,
+    after: int,
+    more_before: int,
+    more_after: int,
+    absolute: bool,
+    per_sample: tuple[int, int],
 ) -> None:
     sides = [
-        StackTable([Frame("f", Kind.NATIVE), Frame("g", Kind.NATIVE)], [""] * 2, *stacks_of(f, g))
-        for f, g in ((before, more_before), (after, more_after))
+        StackTable([Frame("f", Kind.NATIVE), Frame("g", Kind.NATIVE)], [""] * 2, *stacks_of(f, g), each)
+        for f, g, each in ((before, more_before, per_sample[0]), (after, more_after, per_sample[1]))
     ]
     tree = build_diff(*sides)
     node = next((i for i in range(len(tree)) if tree.frames[tree.frame[i]].function == "f"), None)
     if node is None:
         return
-    diff = {"absolute": absolute, "significant": SIGNIFICANT, "fewest": FEWEST, "steps": layout.STEPS}
+    diff = {
+        "absolute": absolute,
+        "significant": SIGNIFICANT,
+        "fewest": FEWEST,
+        "steps": layout.STEPS,
+        "perSample": per_sample,
+    }
     argument = [before, after, before + more_before, after + more_after, diff]
     assert viewer.ask(call="grewBy", argument=argument) == pytest.approx(significance(tree, absolute=absolute)[node])
     assert viewer.ask(call="stepOfChange", argument=argument) == changes(tree, absolute=absolute)[node]

@@ -100,11 +100,11 @@ def test_all_twins_of_windows_of_different_rates_have_one_total(client: TestClie
     assert read_pprof(client.get("/flamegraph.pb.gz").content).profiles[0].accounting.sampled == total
     svg = ElementTree.fromstring(client.get("/flamegraph.svg").content)
     texts = [text for text in svg.itertext() if text]
-    assert any(text.startswith("all (1,300 samples, 100.00 %, 13.1 s CPU)") for text in texts)
+    assert any(text.startswith("all (1,300 weighed samples, 100.00 %, 13.1 s CPU)") for text in texts)
     how = "99 Hz, partly weighed: 11 Hz × 9 and 33 Hz × 3"
     assert any(text.endswith(how) for text in texts)
     page = client.get("/flamegraph").text
-    assert "<b>1,300</b> samples, <b>13.1</b> CPU seconds" in page and how in page
+    assert "<b>13.1</b> CPU seconds, 1,300 weighed samples," in page and how in page
     shares = client.get("/api/v1/labels?label=comm").json()["values"]
     assert shares == [{"name": "nginx", "samples": total}]
     assert sum(point["samples"] for point in client.get("/api/v1/series").json()["points"]) == total

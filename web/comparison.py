@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from profiler.model import StackTable, common_rate
 from web.flamegraph.changes import Changes, changes_of
-from web.flamegraph.diff import build_diff, diff_to_json, prune_diff
+from web.flamegraph.diff import at_rate, build_diff, diff_to_json, prune_diff
 from web.selected import overview_dict
 from web.store.queries import Empty, MixedRates, Overview, Queries
 from web.store.selection import UNIT_S, Selection, as_mapping, parse, parse_time
@@ -91,9 +91,7 @@ def compare(queries: Queries, comparison: Comparison) -> tuple[Side, Side]:
     hz = common_rate(rates)
     if hz is None:
         raise MixedRates(rates)
-    old, new = (
-        replace(side, table=replace(side.table, counts=side.table.counts * (hz // side.overview.hz))) for side in sides
-    )
+    old, new = (replace(side, table=at_rate(side.table, hz // side.overview.hz)) for side in sides)
     return old, new
 
 

@@ -181,6 +181,7 @@ def caption(overview: Overview, selection: Selection) -> Caption:
         unit=unit_of(overview.event),
         background="cpu" if is_cpu(overview.event) else "memory" if unit_of(overview.event) == "bytes" else "other",
         seconds_per_sample=1 / overview.hz if unit_of(overview.event) == "samples" else None,
+        per_sample=overview.per_sample,
         accounts=(("", overview.accounting),),
         rate=rates,
     )

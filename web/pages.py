@@ -123,6 +123,7 @@ def _picture(request: Request, selection: Selection, query: urls.Query, group_by
         event=overview.event,
         hosts=overview.hosts,
         rates=rates_title(overview.rates),
+        per_sample=overview.per_sample,
         windows=overview.windows,
         start=overview.start_ns / 1e9,
         end=overview.end_ns / 1e9,

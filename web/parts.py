@@ -116,16 +116,17 @@ class ExportMenu:
 class Picture:
     """A selection that holds something: its picture's address, its accounting, and what it is made of.
 
-    `rates` says at which rate it was taken, in words. `start` and `end` are seconds. `gaps` are the hosts that have
-    no windows for a part of the range, `truncated` user stacks that were not walked to their root, None where nobody
-    looked. `compare`, `top` and `lines` are the addresses of its comparison with the hour before, of its functions,
-    and, with a function, of its lines.
+    `rates` says at which rate it was taken, in words, `per_sample` the most that a sample counts for. `start` and
+    `end` are seconds. `gaps` are the hosts that have no windows for a part of the range, `truncated` user stacks that
+    were not walked to their root, None where nobody looked. `compare`, `top` and `lines` are the addresses of its
+    comparison with the hour before, of its functions, and, with a function, of its lines.
     """
 
     svg: str
     event: str
     hosts: tuple[str, ...]
     rates: str
+    per_sample: int
     windows: int
     start: float
     end: float

@@ -74,6 +74,11 @@ def test_focus_keeps_stacks_with_a_match_and_says_how_much_that_is(graph: Page) 
         (3, 0, 333, "[libz.so: no symbols]"),
         (3, 333, 1000, "vfs_read"),
     ]
+    # A share is of all samples all the same, and so is its interval (Wilson's, of 2,000 in 10,000).
+    frame(graph, "vfs_read").hover()
+    expect(graph.locator("#fg-details-name")).to_contain_text("vfs_read (2,000 samples, 20.00 %")
+    shares = graph.locator("#fg-details-shares")
+    expect(shares).to_contain_text("66.67 % of what is shown · 19.23 to 20.80 % of all with 95 % confidence")
     chip = graph.get_by_role("button", name="focus: vfs|libz (30.00 % of all samples)")
     chip.click()
     assert rows(graph) == PLAIN

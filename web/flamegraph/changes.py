@@ -65,14 +65,15 @@ def changes_of(before: StackTable, after: StackTable, *, absolute: bool = False)
     for side, (first, stop) in enumerate(((0, stacks), (stacks, len(table.counts)))):
         _add(table, functions.of, first, stop, own[side], total[side])
     whole = np.array([before.counts.sum(), after.counts.sum()], np.float64)
+    each = before.per_sample, after.per_sample
     return Changes(
         functions.frames,
         functions.binaries,
         own,
         total,
         whole,
-        z_scores(own[0], own[1], whole[0], whole[1], absolute=absolute),
-        z_scores(total[0], total[1], whole[0], whole[1], absolute=absolute),
+        z_scores(own[0], own[1], whole[0], whole[1], absolute=absolute, per_sample=each),
+        z_scores(total[0], total[1], whole[0], whole[1], absolute=absolute, per_sample=each),
         absolute,
     )
 

@@ -29,7 +29,7 @@ class DiffTree:
     `before_own` and `after_own` what it weighs without its children, `before_start` and `after_start` the totals of
     everything left of it. Those are int64; parent, level and frame are int32. `frames`, `binaries`, `other_lines` and
     `elided` are as in CallTree. before[0] and after[0] are the two profiles' totals. What prune_diff() folded away has
-    a share of less than `lighter` of either.
+    a share of less than `lighter` of either. `per_sample` is StackTable's of both.
     """
 
     parent: NDArray[np.int32]
@@ -46,6 +46,7 @@ class DiffTree:
     other_lines: list[int]
     elided: int
     lighter: float = 0.0
+    per_sample: tuple[int, int] = (1, 1)
 
     def __len__(self) -> int:
         return len(self.parent)
@@ -63,7 +64,7 @@ def build_diff(before: StackTable, after: StackTable) -> DiffTree:
     old = build_tree(replace(joined(before, after), counts=_counts(before.counts, 0 * after.counts)))
     total = np.zeros(len(tree), np.int64)
     total[_places(old, tree)] = old.total
-    return diff_tree(
+    merged = diff_tree(
         tree.parent,
         tree.level,
         tree.frame,
@@ -74,6 +75,7 @@ def build_diff(before: StackTable, after: StackTable) -> DiffTree:
         tree.other_lines,
         tree.elided,
     )
+    return replace(merged, per_sample=(before.per_sample, after.per_sample))
 
 
 def joined(before: StackTable, after: StackTable) -> StackTable:
@@ -149,7 +151,7 @@ def prune_diff(tree: DiffTree, limit: int, whole: tuple[int, int] | None = None)
     folding = fold(tree.parent, tree.level, with_children(keep, tree.level) if whole else keep)
     least = share[folding.kept].min(initial=1.0)
     names, name = folding.names(100 * float(least))
-    return diff_tree(
+    pruned = diff_tree(
         folding.parent,
         folding.level,
         folding.arranged(tree.frame, len(tree.frames) + name),
@@ -161,6 +163,7 @@ def prune_diff(tree: DiffTree, limit: int, whole: tuple[int, int] | None = None)
         len(tree.frames),
         float(np.nextafter(lightest, np.inf)),
     )
+    return replace(pruned, per_sample=tree.per_sample)
 
 
 def shares(tree: DiffTree, whole: tuple[int, int] | None = None) -> NDArray[np.float64]:
@@ -176,28 +179,46 @@ def significance(tree: DiffTree, *, absolute: bool = False) -> NDArray[np.float6
     Paik, Statistical Methods for Rates and Proportions, section 3.1); counts, where `absolute`, as two Poisson
     counts of equal exposure: (after - before) / sqrt(after + before) (Przyborowski and Wilenski, Biometrika 31, 1940).
 
+    Where samples of lower rates count for several, all are taken to be such: a draw counts for `per_sample`, and what
+    both sides have in common is estimated from all draws. That makes too little of those that were taken at the higher
+    rates, and never too much.
+
     This is one test for each node, and no correction for their number: beyond SIGNIFICANT are one in a thousand
     of the nodes that did not change. Ticks that follow each other are no independent draws, either; so it tells
     what may be noise from what need not be, and not how sure to be of one node among many.
     """
     before, after = tree.before.astype(np.float64), tree.after.astype(np.float64)
-    return z_scores(before, after, float(before[0]), float(after[0]), absolute=absolute)
+    return z_scores(before, after, float(before[0]), float(after[0]), absolute=absolute, per_sample=tree.per_sample)
 
 
 def z_scores(
-    before: NDArray[np.float64], after: NDArray[np.float64], all_before: float, all_after: float, *, absolute: bool
+    before: NDArray[np.float64],
+    after: NDArray[np.float64],
+    all_before: float,
+    all_after: float,
+    *,
+    absolute: bool,
+    per_sample: tuple[int, int] = (1, 1),
 ) -> NDArray[np.float64]:
-    """The test of significance() for counts of anything, out of so many on either side."""
+    """The test of significance() for counts of anything, out of so many on either side, where a sample counts for
+    `per_sample` at most on either."""
+    old, new = per_sample
+    drawn = before / old + after / new
     if absolute:
-        difference, variance = after - before, after + before
+        difference, variance = after - before, old * new * drawn
     elif not all_before or not all_after:
         return np.zeros(len(before))  # there is nothing to compare with
     else:
-        pooled = (after + before) / (all_after + all_before)
+        pooled = drawn / (all_after / new + all_before / old)
         difference = after / all_after - before / all_before
-        variance = pooled * (1 - pooled) * (1 / all_after + 1 / all_before)
-    told = (after + before >= FEWEST) & (variance > 0)
+        variance = pooled * (1 - pooled) * (new / all_after + old / all_before)
+    told = (drawn >= FEWEST) & (variance > 0)
     return np.divide(difference, np.sqrt(np.maximum(variance, 0)), out=np.zeros(len(before)), where=told)
+
+
+def at_rate(table: StackTable, factor: int) -> StackTable:
+    """The table at a rate that is `factor` times its own."""
+    return replace(table, counts=table.counts * factor, per_sample=table.per_sample * factor)
 
 
 def names_only(table: StackTable) -> StackTable:

@@ -41,14 +41,16 @@ def write_diff_svg(
         "width": width,
         "significant": SIGNIFICANT,
         "fewest": FEWEST,
+        "perSample": tree.per_sample,
         "steps": layout.STEPS,
         "grew": layout.GREW,
         "shrank": layout.SHRANK,
         "unchanged": layout.UNCHANGED,
     }
+    unit = ("weighed " if max(tree.per_sample) > 1 else "") + caption.unit
     look = Look(
         lambda node: _colour(int(change[node])),
-        lambda node: _weight(tree, node, bool(change[node]), caption.unit, absolute=absolute),
+        lambda node: _weight(tree, node, bool(change[node]), unit, absolute=absolute),
         [
             (layout.GREW[2], "grew"),
             (layout.SHRANK[2], "shrank"),

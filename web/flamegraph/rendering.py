@@ -21,7 +21,7 @@ from profiler.formats.reading import ReadFile
 from profiler.grouping import check_labels
 from profiler.model import Accounting, Profile, StackTable, common_rate, merge, stack_table
 from web.flamegraph.calltree import build_tree
-from web.flamegraph.diff import build_diff, diff_to_json, names_only
+from web.flamegraph.diff import at_rate, build_diff, diff_to_json, names_only
 from web.flamegraph.diff_report import diff_report
 from web.flamegraph.diff_svg import write_diff_svg
 from web.flamegraph.names import visible
@@ -67,7 +67,8 @@ def render(files: Sequence[ReadFile], extension: str, options: Options, *, scrip
     profile, problems = merged(files, options.event)
     if extension in PICTURES:
         check_labels(profile, options.group_by)
-        table, described = stack_table(profile, options.group_by), caption(profile, options.title)
+        table = stack_table(profile, options.group_by)
+        described = replace(caption(profile, options.title), per_sample=_per_sample(files, profile))
         return Rendered(_picture(table, described, extension, options, script_href), problems)
     if options.reverse:
         raise ValueError(f"stacks can be turned round in {' and '.join(PICTURES)} only")
@@ -162,6 +163,11 @@ def merged(files: Sequence[ReadFile], event: str = "") -> tuple[Profile, tuple[s
     return replace(one, host=hosts, labels=common), problems
 
 
+def _per_sample(files: Sequence[ReadFile], one: Profile) -> int:
+    """The most that a sample of the files counts for in what merged() made of them."""
+    return one.hz // min(p.hz for file in files for p in profiles_of(file) if p.event == one.event)
+
+
 def events_of(files: Sequence[ReadFile]) -> tuple[str, ...]:
     """The events that files hold, in their order."""
     return tuple(dict.fromkeys(event for file in files for event in _events(file)))
@@ -230,7 +236,7 @@ def _side(files: Sequence[ReadFile], name: str, event: str) -> _Side:
     notes = tuple(f"{name}: {line}" for line in account_lines(profile.accounting)[:2])
     return _Side(
         called,
-        stack_table(profile),
+        replace(stack_table(profile), per_sample=_per_sample(files, profile)),
         profile.event,
         profile.hz,
         heading_object(profile),
@@ -257,8 +263,8 @@ def _scaled(old: _Side, new: _Side) -> tuple[StackTable, StackTable]:
     if rate is None:
         raise ValueError(f"counts at {old.hz} Hz and {new.hz} Hz have no common rate: compare shares")
     return (
-        replace(old.table, counts=old.table.counts * (rate // old.hz)),
-        replace(new.table, counts=new.table.counts * (rate // new.hz)),
+        at_rate(old.table, rate // old.hz),
+        at_rate(new.table, rate // new.hz),
     )
 
 

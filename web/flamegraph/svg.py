@@ -32,10 +32,11 @@ class Caption:
 
     `notes` are the lines below it (the accounting). `unit` is what is counted, in the plural.
     `background` is the kind of profile, one of layout.BACKGROUNDS; others look like "other".
-    `seconds_per_sample`, where known, has the time shown beside the counts. `accounts` are what the viewer sums up in
-    one line, each with its name where there are several; `rate` says in words how often was looked, `gaps` what part
-    of the range nothing came from. `source` is the address of a server that has what prune() folds away (see
-    below_endpoint.py), where there is one; `view` what the picture shows at first, as an address would say it.
+    `seconds_per_sample`, where known, has the time shown beside the counts; `per_sample` is StackTable's.
+    `accounts` are what the viewer sums up in one line, each with its name where there are several; `rate` says in words
+    how often was looked, `gaps` what part of the range nothing came from. `source` is the address of a server that has
+    what prune() folds away (see below_endpoint.py), where there is one; `view` what the picture shows at first, as an
+    address would say it.
     """
 
     title: str
@@ -44,6 +45,7 @@ class Caption:
     unit: str = "samples"
     background: str = "cpu"
     seconds_per_sample: float | None = None
+    per_sample: int = 1
     accounts: tuple[tuple[str, Accounting], ...] = ()
     rate: str = ""
     gaps: str = ""
@@ -113,7 +115,8 @@ def describe(frame: Frame, weight: str) -> str:
 
 def weigh(total: int, whole: int, caption: Caption) -> str:
     """A weight in words: what it counts, its share, and how long that is."""
-    parts = [f"{total:,} {visible(caption.unit)}", f"{100 * total / whole if whole else 0:.2f} %"]
+    weighed = "weighed " if caption.per_sample > 1 else ""
+    parts = [f"{total:,} {weighed}{visible(caption.unit)}", f"{100 * total / whole if whole else 0:.2f} %"]
     if caption.seconds_per_sample:
         cpu = " CPU" if caption.background == "cpu" else ""
         parts.append(_seconds(total * caption.seconds_per_sample) + cpu)
@@ -221,6 +224,7 @@ def _data(tree: CallTree, caption: Caption, more: dict[str, Any]) -> str:
                 "subtitle": caption.subtitle,
                 "unit": caption.unit,
                 "secondsPerSample": caption.seconds_per_sample,
+                "perSample": caption.per_sample,
                 "time": "CPU" if caption.background == "cpu" else "",
                 "rate": visible(caption.rate),
                 "gaps": visible(caption.gaps),

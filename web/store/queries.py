@@ -126,7 +126,7 @@ class Queries:
         The stacks stand on the values of the labels of `group_by`, if any. Raises MixedRates, BadQuery.
         """
         sums, stacks, overview = self._summed(selection, group_by)
-        return st.table_of(sums, stacks), overview
+        return replace(st.table_of(sums, stacks), per_sample=overview.per_sample), overview
 
     def tree(
         self, selection: Selection, group_by: Sequence[str] = (), limit: int | None = None

@@ -48,6 +48,11 @@ class Overview:
     labels: Mapping[str, str]
     accounting: Accounting
 
+    @property
+    def per_sample(self) -> int:
+        """The most that one sample counts for: those of the lowest rate."""
+        return self.hz // self.rates[0]
+
 
 def overview_of(store: Store, selection: Selection, horizon: int) -> Overview:
     """The windows of a resolved selection and the sum of their accounting, filters of samples left out.

@@ -370,7 +370,7 @@ function open(svg) {
     },
     functions: () => functionsOf(picture),
     neighbours: (key) => around(picture, key),
-    total: () => picture.forward.total[0],
+    total: () => picture.model.base.total[0],
     get unit() { return picture.caption.unit; },
     get secondsPerSample() { return picture.caption.secondsPerSample; },
     get caption() { return picture.caption; },

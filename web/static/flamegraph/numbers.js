@@ -1,22 +1,25 @@
 // What counts say, and how sure.
 
-// The 95 % interval of a share of `count` in `of` draws: E. B. Wilson, Probable inference, the law of succession, and
-// statistical inference, Journal of the American Statistical Association 22 (1927).
-export function interval(count, of, z = 1.96) {
-  if (!of) return [0, 1];
+// The 95 % interval of a share of `count` in `of`: E. B. Wilson, Probable inference, the law of succession, and statistical
+// inference, Journal of the American Statistical Association 22 (1927). A sample counts for `perSample` at the most; that
+// all do makes the interval too wide rather than too narrow.
+export function interval(count, of, perSample = 1, z = 1.96) {
+  const drawn = of / perSample;
+  if (!drawn) return [0, 1];
   const share = count / of;
-  const middle = (share + (z * z) / (2 * of)) / (1 + (z * z) / of);
-  const half = (z / (1 + (z * z) / of)) * Math.sqrt((share * (1 - share)) / of + (z * z) / (4 * of * of));
+  const middle = (share + (z * z) / (2 * drawn)) / (1 + (z * z) / drawn);
+  const half = (z / (1 + (z * z) / drawn)) * Math.sqrt((share * (1 - share)) / drawn + (z * z) / (4 * drawn * drawn));
   return [Math.max(0, middle - half), Math.min(1, middle + half)];
 }
 
 // By how many standard errors something grew, as web/flamegraph/diff.py's z_scores() has it.
-export function grewBy(before, after, allBefore, allAfter, { absolute, fewest }) {
-  if (before + after < fewest) return 0;
-  if (absolute) return (after - before) / Math.sqrt(after + before);
+export function grewBy(before, after, allBefore, allAfter, { absolute, fewest, perSample: [old, now] = [1, 1] }) {
+  const drawn = before / old + after / now;
+  if (drawn < fewest) return 0;
+  if (absolute) return (after - before) / Math.sqrt(old * now * drawn);
   if (!allBefore || !allAfter) return 0;
-  const pooled = (after + before) / (allAfter + allBefore);
-  const variance = pooled * (1 - pooled) * (1 / allAfter + 1 / allBefore);
+  const pooled = drawn / (allAfter / now + allBefore / old);
+  const variance = pooled * (1 - pooled) * (now / allAfter + old / allBefore);
   return variance > 0 ? (after / allAfter - before / allBefore) / Math.sqrt(variance) : 0;
 }
 

@@ -17,24 +17,32 @@ function seconds(value) {
   return `${withCommas(Number((value / 3600).toFixed(1)))} h`;
 }
 
+// What is counted; where samples of lower rates count for several, that is no number of samples that were taken.
+function unitOf({ caption, diff }) {
+  const each = diff ? diff.perSample ?? [1] : [caption.perSample ?? 1];
+  return `${Math.max(...each) > 1 ? "weighed " : ""}${caption.unit}`;
+}
+
+// What a frame weighs; its share is of all samples, whatever focus and filters leave of them.
 export function weightOf(picture, node) {
-  const { tree, caption, diff } = picture;
+  const { tree, model, caption, diff } = picture;
   if (diff) return changeOf(picture, node);
   const total = tree.total[node];
-  const parts = [`${withCommas(total)} ${caption.unit}`, percent(total, tree.total[0])];
+  const parts = [`${withCommas(total)} ${unitOf(picture)}`, percent(total, model.base.total[0])];
   if (caption.secondsPerSample) parts.push(`${seconds(total * caption.secondsPerSample)} ${caption.time}`.trim());
   return parts.join(", ");
 }
 
-function changeOf({ tree, caption, diff, change, all }, node) {
+function changeOf(picture, node) {
+  const { tree, diff, change, all } = picture;
   const [old, now] = [tree.before[node], tree.total[node]];
   const told = change[node] || node === 0 ? "" : ", no significant change";
   if (diff.absolute) {
     const share = old ? `, ${signed(now - old, ((100 * Math.abs(now - old)) / old).toFixed(1))} %` : "";
-    return `before ${withCommas(old)}, after ${withCommas(now)} ${caption.unit}, ${signed(now - old, withCommas(Math.abs(now - old)))}${share}${told}`;
+    return `before ${withCommas(old)}, after ${withCommas(now)} ${unitOf(picture)}, ${signed(now - old, withCommas(Math.abs(now - old)))}${share}${told}`;
   }
   const points = (100 * now) / (all.after || 1) - (100 * old) / (all.before || 1);
-  return `before ${percent(old, all.before)}, after ${percent(now, all.after)}, ${signed(points, Math.abs(points).toFixed(2))} points; ${withCommas(old)} and ${withCommas(now)} ${caption.unit}${told}`;
+  return `before ${percent(old, all.before)}, after ${percent(now, all.after)}, ${signed(points, Math.abs(points).toFixed(2))} points; ${withCommas(old)} and ${withCommas(now)} ${unitOf(picture)}${told}`;
 }
 
 export const describe = (picture, node) => `${nameOf(picture.model, picture.tree.frame[node])} (${weightOf(picture, node)})`;
@@ -64,17 +72,19 @@ function otherLines(count) {
   return count ? ` and ${withCommas(count)} other line${count === 1 ? "" : "s"}` : "";
 }
 
-// What is its own, and its shares of what is shown, of the frame that it stands on, and how sure they are.
-export function sharesOf({ model, tree, caption, diff }, node) {
-  const [whole, parent] = [tree.total[0], tree.parent[node]];
+// What is its own, its shares of the frame that it stands on and of what is shown, and how sure that of all is.
+export function sharesOf(picture, node) {
+  const { model, tree, caption, diff } = picture;
+  const [shown, whole, parent] = [tree.total[0], model.base.total[0], tree.parent[node]];
   const own = tree.own[node];
   // Turned round, a frame's own are the stacks that begin there, and no time of its function's.
   const isTurned = tree.leafFirst || tree.side?.[node] < 0;
-  const self = diff ? `self before ${withCommas(tree.beforeOwn[node])}, after ${withCommas(own)} ${caption.unit}` : `self ${withCommas(own)} ${caption.unit}, ${percent(own, whole)}`;
+  const self = diff ? `self before ${withCommas(tree.beforeOwn[node])}, after ${withCommas(own)} ${unitOf(picture)}` : `self ${withCommas(own)} ${unitOf(picture)}, ${percent(own, whole)}`;
   const parts = isTurned ? [] : [self];
   if (parent > 0) parts.push(`${diff ? "after " : ""}${percent(tree.total[node], tree.total[parent])} of ${shownOf(model, tree.frame[parent])}`);
+  if (!diff && shown < whole && node) parts.push(`${percent(tree.total[node], shown)} of what is shown`);
   if (!diff && caption.unit === "samples" && whole && node) {
-    const [least, most] = interval(tree.total[node], whole);
+    const [least, most] = interval(tree.total[node], whole, caption.perSample);
     parts.push(`${(100 * least).toFixed(2)} to ${percent(most, 1)} of all with 95 % confidence`);
   }
   return parts.join(" · ");
