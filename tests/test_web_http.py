@@ -101,6 +101,10 @@ def test_all_twins_of_windows_of_different_rates_have_one_total(client: TestClie
     svg = ElementTree.fromstring(client.get("/flamegraph.svg").content)
     texts = [text for text in svg.itertext() if text]
     assert any(text.startswith("all (1,300 weighed samples, 100.00 %, 13.1 s CPU)") for text in texts)
+    # What intervals and the test of a comparison have to know: a sample may count for nine.
+    assert '"perSample":9' in client.get("/flamegraph.svg").text
+    at = {"from": START, "until": START + 30, "baseFrom": START, "baseUntil": START + 10}
+    assert '"perSample":[1,9]' in client.get("/diff.svg", params=at).text
     how = "99 Hz, partly weighed: 11 Hz × 9 and 33 Hz × 3"
     assert any(text.endswith(how) for text in texts)
     page = client.get("/flamegraph").text
