@@ -120,6 +120,9 @@ def test_one_line_says_what_the_picture_is_worth_and_opens_by_key(accounted: Pag
     expect(lines.last).to_be_visible()
     accounted.keyboard.press("Enter")
     expect(lines).to_have_count(0)
+    # It is of all samples, as the ticks are, whatever is left out of the picture.
+    accounted.evaluate("document.documentElement.pilotlight.change({ focus: 'zebra' })")
+    expect(strip).to_have_attribute("aria-label", re.compile("5.40 % of frames without a name"))
 
 
 def test_a_small_screen_has_the_whole_account_in_lines_that_fit(touch: Page) -> None:

@@ -91,25 +91,26 @@ function summary(picture) {
   return parts.filter(Boolean);
 }
 
-// The share of all frames on all stacks of the picture that have no name, by reason.
-function unknown({ model, forward, data }) {
-  if (!known.has(forward)) known.set(forward, namelessOf(model, forward, data));
-  return known.get(forward);
+// The share of all frames on all stacks of the picture that have no name, by reason; whatever focus and filters leave, as
+// the account beside it is of all, too.
+function unknown({ model, data }) {
+  if (!known.has(model.base)) known.set(model.base, namelessOf(model, data));
+  return known.get(model.base);
 }
 
 const known = new WeakMap(); // what is said of each tree
 
-function namelessOf(model, forward, data) {
-  const { frames } = model;
+function namelessOf(model, data) {
+  const { frames, base } = model;
   const isCode = model.kinds.map((kind) => !/^(process|thread)$/.test(kind));
   const byReason = new Map();
   let all = 0;
-  for (let node = 1; node < forward.size; node++) {
-    const frame = forward.frame[node];
+  for (let node = 1; node < base.size; node++) {
+    const frame = base.frame[node];
     if (frames.isFolded[frame] || !isCode[frames.kind[frame]]) continue;
-    all += forward.total[node];
+    all += base.total[node];
     const reason = data.reasons[frames.reason[frame]];
-    if (reason) byReason.set(reason, (byReason.get(reason) ?? 0) + forward.total[node]);
+    if (reason) byReason.set(reason, (byReason.get(reason) ?? 0) + base.total[node]);
   }
   if (!all) return "";
   const reasons = [...byReason].sort((a, b) => b[1] - a[1]);
