@@ -14,6 +14,7 @@ from fastapi.testclient import TestClient
 from profiler.model import Accounting, Profile, Sample, Window
 from symbolizer.types import Binary, Frame, Kind, Location
 from web.app import ServerOptions, create_app
+from web.store.coverage import Coverage
 from web.store.queries import Queries
 from web.store.selection import LAST_S, MAX_HOSTS, Selection, parse, rfc3339
 from web.store.store import BadQuery, Store
@@ -140,6 +141,44 @@ def test_a_host_whose_windows_do_not_cover_the_range_is_named(client: TestClient
     assert "no gaps" in client.get(f"/flamegraph?{RANGE}&host=whole").text
     now = client.get("/flamegraph?from=now-1m&host=whole").text
     assert "No profile starts in this range" in now
+
+
+def test_a_host_that_was_asked_for_and_sent_nothing_is_a_gap(client: TestClient, store: Store) -> None:
+    silent = {"host": ["whole", "never <b>", "late"], "from": START, "until": START + 300}
+    page = client.get("/flamegraph", params=silent).text
+    assert "2 of 3 hosts with gaps" in page and "no gaps" not in page
+    assert "never &lt;b&gt;</a></th>" in page and ">never seen</td>" in page and ">nothing in this range</td>" in page
+    picture = client.get("/flamegraph.svg", params={**silent, "download": "1"}).text
+    assert "2 of 3 hosts with gaps" in picture
+    assert "late 300 s (100%, nothing in this range), never &lt;b&gt; 300 s (100%, never seen)" in picture
+    one = client.get("/flamegraph", params={**silent, "host": ["whole", "twice"]}).text
+    assert "no gaps" in one
+    other_label = {
+        host.host: host.nothing for host in coverage(store, "host=whole", "host=never", "q=env!=x", "q=hz=99")
+    }
+    assert other_label == {"whole": "nothing in this range that fits", "never": "never seen"}
+    assert [host.host for host in coverage(store, "host=whole", "host=never", "q=host!=never")] == ["whole"]
+    assert [host.host for host in coverage(store, f"q=host={HOSTILE}x")] == [f"{HOSTILE}x"]
+    step = client.get("/flamegraph", params={**silent, "until": START + 10}).text  # one window's time
+    assert "2 of 3 hosts with gaps" in step
+
+
+def coverage(store: Store, *query: str) -> list[Coverage]:
+    pairs = [(name, value) for name, _, value in (text.partition("=") for text in query)]
+    return Queries(store).coverage(parse([("from", str(START)), ("until", str(START + 300)), *pairs]))
+
+
+def test_each_side_of_a_comparison_says_which_hosts_have_gaps(client: TestClient) -> None:
+    asked = {"host": ["whole", "gone"], "from": START + 150, "until": START + 300}
+    page = client.get("/diff", params=asked).text
+    assert page.count("1 of 2 hosts with gaps") == 2 and page.count(">never seen</td>") == 2
+    link = re.findall(r'<a href="([^"]*)">its flame graph', page)[0]
+    assert "1 of 2 hosts with gaps" in client.get(unescape(link)).text
+    asked["baseQ"] = "host=whole"
+    picture = client.get("/diff.svg", params={**asked, "download": "1"}).text
+    assert "before: no gaps, after: 1 of 2 hosts with gaps" in picture
+    assert "after: gaps: nothing came from gone 150 s (100%, never seen)" in picture
+    assert "gone 150 s" in client.get("/diff.txt", params=asked).text
 
 
 def test_where_there_is_nothing_the_nearest_is_offered(client: TestClient, store: Store) -> None:

@@ -15,11 +15,12 @@ from web import auth, urls
 from web.assets import STATIC, render
 from web.contexts import DocsPage, FlamegraphPage, LoginPage
 from web.exports import export, menu
+from web.gaps import gaps_of
 from web.hosts import RANGES
 from web.parts import Chip, Choice, Picture, Share
 from web.store.queries import Empty, MixedRates, Queries, rates_title
 from web.store.selection import Selection, parse, parse_group_by, rfc3339
-from web.timeline import PAGES_OWN, base_of, elsewhere, gaps, timeline
+from web.timeline import PAGES_OWN, base_of, elsewhere, timeline
 
 FLAMEGRAPH_SINCE: Final = "now-15m"
 
@@ -127,7 +128,7 @@ def _picture(request: Request, selection: Selection, query: urls.Query, group_by
         start=overview.start_ns / 1e9,
         end=overview.end_ns / 1e9,
         accounting=accounting,
-        gaps=gaps(queries, selection, query, now),
+        gaps=gaps_of(queries, selection, query, now),
         truncated=cut if cut or whole else None,
         cpu_seconds=accounting.sampled / overview.hz,
         comms=[

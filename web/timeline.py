@@ -1,4 +1,4 @@
-"""What a flame graph's page says of time: the heat map above the picture, gaps in it, and where else to look."""
+"""What a flame graph's page says of time: the heat map above the picture, and where else to look."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastapi.responses import Response
 from profiler.event_names import unit_of
 from web import urls
 from web.comparison import parse_comparison
-from web.parts import Gap, Timeline
+from web.parts import Timeline
 from web.selected import Selected, as_json, conditional
 from web.store.heatmap import MOST_COLUMNS
 from web.store.queries import Empty, Queries
@@ -27,8 +27,6 @@ ROWS: Final = (
     ("share", "share of the CPUs"),
 )
 PAGES_OWN: Final = ("from", "until", "baseFrom", "baseUntil", "follow", "rows", "values", "viewFrom", "viewUntil")
-_ARRIVES_S: Final = 25  # a window arrives some seconds after it has ended, and has ten
-_NO_GAP_S: Final = 15
 
 router = APIRouter(prefix="/api/v1", tags=["query"])
 
@@ -100,19 +98,6 @@ def timeline(query: urls.Query, selection: Selection, base: Selection | None, ev
         wider=page(since - span // 2, min(until + span // 2, max(until, now))),
         narrower=page(inner, inner + max(span // 20 * 10, 10)),
     )
-
-
-def gaps(queries: Queries, selection: Selection, query: urls.Query, now: float) -> list[Gap]:
-    """The hosts of a resolved selection that have no windows for a part of it; the largest part first."""
-    until = min(selection.until, now - _ARRIVES_S)
-    whole = until - selection.since
-    found = []
-    for host in queries.coverage(selection):
-        missing = whole - host.seconds
-        if missing > _NO_GAP_S:
-            page = urls.flamegraph((*(pair for pair in query if pair[0] != "host"), ("host", host.host)))
-            found.append(Gap(host.host, missing, missing / whole, host.first, host.last, page))
-    return found
 
 
 def elsewhere(
