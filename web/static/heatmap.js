@@ -2,7 +2,7 @@
 
 export const STRIP = 46;
 export const ROW = 18;
-const AXIS = 22;
+export const AXIS = 22;
 const TICKS = [10, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172_800, 604_800, 2_592_000];
 
 export const heightOf = (map) => STRIP + ROW * map.rows.length + AXIS;

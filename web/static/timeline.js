@@ -1,7 +1,8 @@
 // The time around a picture: its heat map, the range that is shown, and the one to compare with. Both are chosen by
 // dragging, by touch, or by keyboard; the picture follows.
 import { address, away, moment, show } from "./following.js";
-import { draw, peakOf, ROW, STRIP, valueAt } from "./heatmap.js";
+import { AXIS, draw, peakOf, ROW, STRIP, valueAt } from "./heatmap.js";
+import { isWaiting, shownRange, told } from "./waiting.js";
 import { clock, rangeWords, visible } from "./words.js";
 
 const LEAST_S = 10; // a window
@@ -193,7 +194,8 @@ function tell(text, of = "") {
 function rest() {
   if (choosesBase) return "Drag over the time to compare with.";
   const other = base();
-  return `Shown: ${rangeWords(chosen())}.${other ? ` Baseline: ${rangeWords(other)}.` : ""} Drag to choose another time.`;
+  return `${told()}${other ? ` Baseline: ${rangeWords(other)}.` : ""} Drag to choose another time.`;
+  if (isWaiting()) return told();
 }
 
 function tellCell({ column, row }) {
@@ -228,6 +230,7 @@ function choose(kind, range) {
     Object.assign(section.dataset, range);
     show(address({ from: since, until, follow: null, viewFrom: Math.floor(view.since), viewUntil: Math.ceil(view.until) }));
   }
+    reading.setAttribute("aria-live", "off"); // what is being loaded is said once, beside the heading
   redraw();
   tell("");
 }
@@ -375,6 +378,13 @@ values.addEventListener("change", () => {
 
 // The range was changed by a link, the back button, or time.
 document.addEventListener("pilotlight:page", () => {
+// Back from a range that never came.
+window.addEventListener("popstate", () => {
+  Object.assign(section.dataset, shownRange());
+  redraw();
+});
+document.addEventListener("pilotlight:state", () => { if (!drag && !reading.dataset.of) tell(""); });
+
   const { since, until } = chosen();
   const own = new URLSearchParams(location.search).has("viewFrom");
   if (!drag && (!own || until < view.since || since > view.until)) look(fitted(), false);
