@@ -24,7 +24,7 @@ from web.parts import (
     Trend,
     UnwindingReport,
 )
-from web.urls import Query
+from web.urls import Query, flamegraph, home
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +187,7 @@ class LoginPage:
 
 @dataclass(frozen=True, slots=True)
 class ErrorPage:
-    """templates/error.html: one sentence."""
+    """templates/error.html: one sentence, and where to go from there."""
 
     status: int
     message: str
@@ -196,6 +196,7 @@ class ErrorPage:
 @dataclass(frozen=True, slots=True)
 class DocsPage:
     """templates/docs.html: GET /docs, from openapi.json. Each operation is its method, path and object."""
+    links: tuple[tuple[str, str], ...] = (("Hosts", home()), ("Flame graph", flamegraph()))
 
     operations: list[tuple[str, str, dict[str, Any]]]
 
