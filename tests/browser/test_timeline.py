@@ -299,12 +299,22 @@ def test_what_happened_is_drawn_and_said(server: Server, page: Page) -> None:
     deploy.focus()
     expect(page.locator("#reading")).to_contain_text("shop 2.4.1 deployed (service=shop)")
     backup = page.get_by_role("button", name="backup ⟨U+202E⟩<b>")
-    width = backup.bounding_box()
-    assert width and abs(width["width"] - (place(page, at(150)) - place(page, at(130)))) < 3
+    band = float(backup.evaluate("(flag) => parseFloat(getComputedStyle(flag, '::after').width)"))
+    assert abs(band - (place(page, at(150)) - place(page, at(130)))) < 3
+    for flag in (deploy, backup):
+        hit = flag.bounding_box()
+        assert hit and hit["width"] >= 12 and hit["height"] >= 12
+        flag.hover()  # nothing lies over it
+    expect(page.locator("#reading")).to_contain_text("backup ⟨U+202E⟩<b>")
     page.goto(page.url + "&q=service=cart")
     expect(page.get_by_text("Nothing to show")).to_be_visible()
     expect(page.locator("#reading")).to_contain_text("There are no windows in this time")
     expect(marks).to_have_count(0)
+    expect(page.locator(".heatkey")).to_be_hidden()  # there is nothing that its colours could mean
+    chosen, canvas = page.locator(".span.chosen").bounding_box(), page.locator(".plot canvas").bounding_box()
+    assert (
+        chosen and canvas and chosen["y"] + chosen["height"] <= canvas["y"] + canvas["height"] - 20
+    )  # above the times
 
 
 def touch_drag(page: Page, first: float, last: float) -> None:
@@ -399,6 +409,7 @@ def test_a_server_that_goes_away_in_the_middle_of_a_drag_loses_nothing(tmp_path:
         page.mouse.up()
         expect(page.locator("#status")).to_contain_text("The server does not answer")
         assert page.evaluate(TOTAL) == whole  # what was there is there
+        expect(page.locator("#reading")).to_contain_text("The server does not answer; shown is still ")
         server.start()
         expect(page.locator("#status")).to_have_text("", timeout=30_000)
         assert shows(page, server) < whole
@@ -409,7 +420,6 @@ def test_a_server_that_goes_away_in_the_middle_of_a_drag_loses_nothing(tmp_path:
 def test_a_range_without_data_leads_to_the_nearest_that_has_some(server: Server, page: Page) -> None:
     page.goto(f"{server.url}flamegraph?from={rfc3339(at(60))}&until={rfc3339(at(90))}&host=web-3")
     expect(page.get_by_text("No profile starts in this range")).to_be_visible()
-        expect(page.locator("#reading")).to_contain_text("The server does not answer; shown is still ")
     before, after = page.get_by_role("link", name="before, at"), page.get_by_role("link", name="after, at")
     expect(after).to_contain_text(rfc3339(at(90)))
     before.click()

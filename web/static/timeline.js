@@ -100,16 +100,18 @@ function redraw() {
   place(spans.chosen, drag && drag.kind === "chosen" ? ordered(drag) : chosen());
   place(spans.base, drag && drag.kind === "base" ? ordered(drag) : base());
   action("clear").hidden = !base();
+  marks.style.setProperty("--tall", `${canvas.clientHeight - AXIS + 2}px`);
   for (const note of marks.children) {
     const [at, until] = [Number(note.dataset.at), Number(note.dataset.until)];
     note.style.left = `${x(at)}px`;
-    note.style.width = `${Math.max(x(until) - x(at), 0)}px`;
+    note.style.setProperty("--wide", `${Math.max(x(until) - x(at), 0)}px`);
     note.hidden = until < view.since || at > view.until;
   }
   edges();
   for (const link of labels.querySelectorAll("a")) link.href = onlyRow(link.dataset.row);
   const peak = peakOf(map, asShare);
-  scale.textContent = map.rows.length ? `0 – ${figure(peak, asShare)}` : "";
+  scale.parentElement.hidden = !map.rows.length;
+  scale.textContent = `0 – ${figure(peak, asShare)}`;
   placeCursor();
 }
 
@@ -193,9 +195,9 @@ function tell(text, of = "") {
 
 function rest() {
   if (choosesBase) return "Drag over the time to compare with.";
+  if (isWaiting()) return told();
   const other = base();
   return `${told()}${other ? ` Baseline: ${rangeWords(other)}.` : ""} Drag to choose another time.`;
-  if (isWaiting()) return told();
 }
 
 function tellCell({ column, row }) {
@@ -228,9 +230,9 @@ function choose(kind, range) {
     show(address({ baseFrom: since, baseUntil: until }));
   } else {
     Object.assign(section.dataset, range);
+    reading.setAttribute("aria-live", "off"); // what is being loaded is said once, beside the heading
     show(address({ from: since, until, follow: null, viewFrom: Math.floor(view.since), viewUntil: Math.ceil(view.until) }));
   }
-    reading.setAttribute("aria-live", "off"); // what is being loaded is said once, beside the heading
   redraw();
   tell("");
 }
@@ -376,8 +378,6 @@ values.addEventListener("change", () => {
   redraw();
 });
 
-// The range was changed by a link, the back button, or time.
-document.addEventListener("pilotlight:page", () => {
 // Back from a range that never came.
 window.addEventListener("popstate", () => {
   Object.assign(section.dataset, shownRange());
@@ -385,6 +385,8 @@ window.addEventListener("popstate", () => {
 });
 document.addEventListener("pilotlight:state", () => { if (!drag && !reading.dataset.of) tell(""); });
 
+// The range was changed by a link, the back button, or time.
+document.addEventListener("pilotlight:page", () => {
   const { since, until } = chosen();
   const own = new URLSearchParams(location.search).has("viewFrom");
   if (!drag && (!own || until < view.since || since > view.until)) look(fitted(), false);
