@@ -54,7 +54,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     push([profile("twice", at) for at in range(100, 200, 10)], "d", "2", 1)
     push([profile("restarted", at) for at in range(0, 150, 10)], "e", "1", 1)
     push([profile("restarted", at) for at in range(140, 300, 10)], "e", "2", 1)
-    writer.submit(Push((profile("late", 900, comm="rare"),), "9" * 64, "f", "1", 1)).result(60)
+    late = profile("late", 900, comm="rare")
+    late = replace(late, accounting=replace(late.accounting, expected=2200))
+    writer.submit(Push((late,), "9" * 64, "f", "1", 1)).result(60)
     writer.close()
     yield store
     store.close()
@@ -196,6 +198,63 @@ def test_where_there_is_nothing_the_nearest_is_offered(client: TestClient, store
             for link in line.split('href="')[1:]:
                 target = client.get(link.split('"')[0].replace("&amp;", "&"))
                 assert "<iframe" in target.text
+
+
+@pytest.mark.parametrize(
+    ("query", "said", "kept"),
+    [
+        ("from=yesterday<", "`from` is no time", ['name="from" value="yesterday&lt;"', 'value="whole" selected']),
+        ("from=now-1m&until=now-5m", "must be earlier", ['name="from" value="now-1m"', 'name="until" value="now-5m"']),
+        ("q=foo<&q=env=x", "is no selector", ['name="q" value="foo&lt;"', 'type="hidden" name="q" value="env=x"']),
+        ("q=host=~(", "", ['type="hidden" name="q" value="host=~("']),
+        ("groupBy=comm<&comm=app", "comm", ['value="comm&lt;" selected', 'name="comm" value="app"']),
+    ],
+)
+def test_what_cannot_be_asked_stays_in_the_form(client: TestClient, query: str, said: str, kept: list[str]) -> None:
+    answer = client.get(f"/flamegraph?host=whole&{query}")
+    assert answer.status_code == 400 and "That cannot be asked" in answer.text
+    assert said in unescape(answer.text.partition('role="alert">')[2].partition("</p>")[0])
+    for field in kept:
+        assert field in answer.text
+    assert 'name="q" value="foo' not in answer.text.replace('<input name="q" value="foo', "")  # nor once more beside it
+
+
+def test_one_of_something_is_in_the_singular(client: TestClient) -> None:
+    page = client.get(f"/flamegraph?from={START}&until={START + 10}&host=whole").text
+    assert "1 window\n" in page.replace("</p>", "\n") and "1 windows" not in page
+    assert "32</b> samples" in page
+    assert "1 window of whole at" in client.get(f"/diff?from={START + 10}&until={START + 20}&host=whole").text
+
+
+def test_missed_ticks_are_told_and_explained(client: TestClient) -> None:
+    def quality(query: str) -> tuple[str, str]:
+        page = client.get(f"/flamegraph?{query}").text
+        line, _, details = page.partition('class="card quality"')[2].partition("</summary>")
+        return line, details
+
+    line, details = quality(f"{RANGE}&host=whole")
+    assert "missed" not in line and "Missed" not in details
+    line, details = quality(f"from={START + 900}&until={START + 920}")
+    assert "10.0 % missed" in line and "Missed: 220 of 2,200 ticks that were due never came" in details
+
+
+def test_each_empty_side_of_a_comparison_leads_to_the_nearest_range(client: TestClient) -> None:
+    def links(page: str) -> list[list[str]]:
+        found = re.findall(r"There is something (.*)</p>", page)
+        return [[unescape(href) for href in re.findall(r'href="([^"]*)"', line)] for line in found]
+
+    empty = f"from={START + 400}&until={START + 800}"
+    both = client.get(f"/diff?{empty}&baseFrom={START + 500}&baseUntil={START + 600}").text
+    assert "After, there is nothing to compare" in both and "Before, there is nothing to compare" in both
+    after, before = links(both)
+    assert len(after) == len(before) == 2
+    of_before = client.get(after[0]).text  # one side has something now, the other one not yet
+    assert "After, there is nothing" not in of_before
+    (rest,) = links(of_before)
+    assert f"from={rfc3339(START - 50)}" in rest[0]  # and stays as it is
+    assert "<iframe" in client.get(rest[0]).text
+    gone = client.get(f"/diff?{RANGE}&baseQ=host=<gone>").text
+    assert "no profile has host=&lt;gone&gt;, event=cpu-clock, at any time" in gone and not links(gone)
 
 
 def test_a_hosts_page_tells_its_kinds_of_cpu_and_leads_to_each(client: TestClient) -> None:

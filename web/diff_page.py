@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from fastapi import APIRouter, Request
@@ -25,11 +26,12 @@ from web.flamegraph.diff_svg import WIDTHS, write_diff_svg
 from web.flamegraph.svg import Caption
 from web.gaps import gaps_line, gaps_of
 from web.pages import FLAMEGRAPH_SINCE, choices
-from web.parts import ChangeRow, Chip, Choice, Compared, ComparedSide, DiffLegend, ExportMenu, Measured
+from web.parts import ChangeRow, Chip, Choice, Compared, ComparedSide, DiffLegend, EmptySide, ExportMenu, Measured
 from web.selected import as_json, conditional, sent
 from web.store.queries import Empty, MixedRates, Queries, rates_title
 from web.store.selection import Selection, rfc3339
 from web.store.store import BadQuery
+from web.timeline import elsewhere
 
 _MAX_NODES: Final = 300_000
 _BASES: Final = (
@@ -141,18 +143,21 @@ def _page(request: Request) -> DiffPage:
     comparison = parse_comparison(query, default_since=FLAMEGRAPH_SINCE, now=now)
     width = _width(typed)
     known = queries.hosts(min(comparison.after.since, comparison.before.since), now)
-    compared, empty = None, ""
+    compared, empty_sides, problem = None, list[EmptySide](), ""
     try:
         compared = _compared(request, comparison, query)
-    except (Empty, MixedRates) as error:
-        empty = str(error)
+    except Empty:
+        empty_sides = _empty_sides(request, comparison, query, now)
+    except MixedRates as error:
+        problem = str(error)
     hosts = [value for key, value in query if key == "host"]
     host = hosts[0] if len(hosts) == 1 else ""
     titled = (f"{len(hosts)} hosts" if len(hosts) > 1 else host, typed.get("comm", ""))
     own = (typed.get("baseFrom", ""), typed.get("baseUntil", ""))
     return DiffPage(
         compared=compared,
-        empty=empty,
+        empty_sides=empty_sides,
+        problem=problem,
         title=" · ".join(filter(None, titled)) or "all hosts",
         from_=typed.get("from", FLAMEGRAPH_SINCE),
         until=typed.get("until", "now"),
@@ -184,6 +189,33 @@ def _page(request: Request) -> DiffPage:
             for since, until, text in _BASES
         ],
     )
+
+
+def _empty_sides(request: Request, comparison: Comparison, query: urls.Query, now: float) -> list[EmptySide]:
+    """The sides of a comparison that hold nothing, each with where it would."""
+    queries: Queries = request.app.state.queries
+    kept_days = request.app.state.writer.retention.rollups
+    found = []
+    event = None
+    for name, side, ends in (
+        ("After", comparison.after, ("from_", "until")),
+        ("Before", comparison.before, ("baseFrom", "baseUntil")),
+    ):
+        of_event = side.also("event", event) if event and side.value("event") is None else side
+        try:
+            event = queries.resolve(of_event).value("event")
+        except Empty as error:
+            words = str(error)
+            said, near = elsewhere(queries, of_event, partial(_moved, query, ends), kept_days, now)
+            found.append(
+                EmptySide([f"{name}, there is nothing to compare: {words[:1].lower()}{words[1:]}", *said], near)
+            )
+    return found
+
+
+def _moved(query: urls.Query, ends: tuple[str, str], since: str, until: str) -> str:
+    """The page that compares another range, whose ends are these parameters of the address."""
+    return urls.diff(urls.replaced(query, **dict(zip(ends, (since, until), strict=True))))
 
 
 def _menu(request: Request, query: urls.Query) -> ExportMenu:

@@ -228,6 +228,15 @@ class ComparedSide:
 
 
 @dataclass(frozen=True, slots=True)
+class EmptySide:
+    """A side of a comparison that holds nothing: why, in sentences, and pages that compare the nearest ranges that hold
+    something instead, each with its time."""
+
+    said: list[str]
+    elsewhere: list[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
 class DiffLegend:
     """The colours of what grew, shrank and did neither, where their shades end (shares of the larger side), and beyond
     how many standard errors, from how many samples on, something is coloured."""

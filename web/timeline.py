@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Annotated, Final
 
@@ -101,10 +102,10 @@ def timeline(query: urls.Query, selection: Selection, base: Selection | None, ev
 
 
 def elsewhere(
-    queries: Queries, selection: Selection, query: urls.Query, kept_days: int, now: float
+    queries: Queries, selection: Selection, page: Callable[[str, str], str], kept_days: int, now: float
 ) -> tuple[list[str], list[tuple[str, str]]]:
-    """Where there is something if a selection holds nothing: sentences on what is gone, and pages of the nearest ranges
-    that hold something, each with its time."""
+    """Where there is something if a selection holds nothing: sentences on what is gone, and addresses of the nearest
+    ranges that hold something, each with its time; `page` gives the address of a range."""
     said = []
     if selection.since < now - kept_days * 86400:
         said.append(f"What is older than {kept_days} days has been dropped.")
@@ -114,8 +115,7 @@ def elsewhere(
     for at, name, first in ((near.before, "before", -1), (near.after, "after", 0)):
         if at is not None:
             since = at + 60 - span if first else at
-            fixed = urls.replaced(query, from_=rfc3339(max(since, 0)), until=rfc3339(since + span), follow=None)
-            found.append((f"{name}, at {rfc3339(at)}", urls.flamegraph(fixed)))
+            found.append((f"{name}, at {rfc3339(at)}", page(rfc3339(max(since, 0)), rfc3339(since + span))))
     return said, found
 
 
