@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -32,6 +33,7 @@ from tests.played_agent import BUSY, CPUS, HZ, QUIET, PlayedAgent, playing
 from tests.test_web_server import Server
 from web import captures as life
 from web.app import ServerOptions, create_app
+from web.store import captures as stored
 from web.store.store import Store
 
 TOKEN = "a token of some length"
@@ -387,6 +389,31 @@ def test_the_form_asks_and_says_what_is_wrong(client: TestClient) -> None:
     assert ended.status_code == 303 and state(client, found["id"])["state"] == "cancelled"
     prefilled = client.get("/captures", params={"host": "web-1", "name": "<x>", "other": "1"})
     assert '<option value="web-1" selected>' in prefilled.text and "&lt;x&gt;" in prefilled.text
+
+
+def test_the_form_offers_a_host_whose_agent_listens(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offered() -> list[str]:
+        return re.findall(r'<option value="([^"]*)" selected>', client.get("/captures").text)
+
+    monkeypatch.setattr(stored, "known_hosts", lambda store, since: ["a silent one", "b <also>", "web-1"])
+    assert offered() == ["a silent one"]
+    listen(client)
+    assert offered() == ["web-1"]
+    listen(client, "b <also>")
+    assert offered() == ["b &lt;also&gt;"]
+
+
+def test_a_capture_that_is_not_there_is_said_to_be_no_capture(client: TestClient) -> None:
+    page = client.get("/captures/<none>")
+    assert page.status_code == 404 and '<a class="button" href="/captures">' in page.text
+    twin, api = client.get("/captures/no.svg"), client.get("/api/v1/captures/no")
+    for answer in (page, twin, api):
+        assert "There is no such capture: its address is wrong, or it is older than what is kept." in answer.text
+    assert twin.json().keys() == api.json().keys() == {"error"}
+    assert twin.status_code == api.status_code == 404
+    listen(client)
+    top = client.get(f"/api/v1/captures/{ask(client)['id']}/top")
+    assert top.json()["error"] == "There is nothing of this capture yet."
 
 
 # ------------------------------------------------------------------------ agents and their words

@@ -14,6 +14,7 @@ from fastapi.testclient import TestClient
 from profiler.model import Accounting, Profile, Sample, Window
 from symbolizer.types import Binary, Frame, Kind, Location
 from web.app import ServerOptions, create_app
+from web.store.coverage import Coverage
 from web.store.queries import Queries
 from web.store.selection import LAST_S, MAX_HOSTS, Selection, parse, rfc3339
 from web.store.store import BadQuery, Store
@@ -53,7 +54,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     push([profile("twice", at) for at in range(100, 200, 10)], "d", "2", 1)
     push([profile("restarted", at) for at in range(0, 150, 10)], "e", "1", 1)
     push([profile("restarted", at) for at in range(140, 300, 10)], "e", "2", 1)
-    writer.submit(Push((profile("late", 900, comm="rare"),), "9" * 64, "f", "1", 1)).result(60)
+    late = profile("late", 900, comm="rare")
+    late = replace(late, accounting=replace(late.accounting, expected=2200))
+    writer.submit(Push((late,), "9" * 64, "f", "1", 1)).result(60)
     writer.close()
     yield store
     store.close()
@@ -142,6 +145,44 @@ def test_a_host_whose_windows_do_not_cover_the_range_is_named(client: TestClient
     assert "No profile starts in this range" in now
 
 
+def test_a_host_that_was_asked_for_and_sent_nothing_is_a_gap(client: TestClient, store: Store) -> None:
+    silent = {"host": ["whole", "never <b>", "late"], "from": START, "until": START + 300}
+    page = client.get("/flamegraph", params=silent).text
+    assert "2 of 3 hosts with gaps" in page and "no gaps" not in page
+    assert "never &lt;b&gt;</a></th>" in page and ">never seen</td>" in page and ">nothing in this range</td>" in page
+    picture = client.get("/flamegraph.svg", params={**silent, "download": "1"}).text
+    assert "2 of 3 hosts with gaps" in picture
+    assert "late 300 s (100%, nothing in this range), never &lt;b&gt; 300 s (100%, never seen)" in picture
+    one = client.get("/flamegraph", params={**silent, "host": ["whole", "twice"]}).text
+    assert "no gaps" in one
+    other_label = {
+        host.host: host.nothing for host in coverage(store, "host=whole", "host=never", "q=env!=x", "q=hz=99")
+    }
+    assert other_label == {"whole": "nothing in this range that fits", "never": "never seen"}
+    assert [host.host for host in coverage(store, "host=whole", "host=never", "q=host!=never")] == ["whole"]
+    assert [host.host for host in coverage(store, f"q=host={HOSTILE}x")] == [f"{HOSTILE}x"]
+    step = client.get("/flamegraph", params={**silent, "until": START + 10}).text  # one window's time
+    assert "2 of 3 hosts with gaps" in step
+
+
+def coverage(store: Store, *query: str) -> list[Coverage]:
+    pairs = [(name, value) for name, _, value in (text.partition("=") for text in query)]
+    return Queries(store).coverage(parse([("from", str(START)), ("until", str(START + 300)), *pairs]))
+
+
+def test_each_side_of_a_comparison_says_which_hosts_have_gaps(client: TestClient) -> None:
+    asked = {"host": ["whole", "gone"], "from": START + 150, "until": START + 300}
+    page = client.get("/diff", params=asked).text
+    assert page.count("1 of 2 hosts with gaps") == 2 and page.count(">never seen</td>") == 2
+    link = re.findall(r'<a href="([^"]*)">its flame graph', page)[0]
+    assert "1 of 2 hosts with gaps" in client.get(unescape(link)).text
+    asked["baseQ"] = "host=whole"
+    picture = client.get("/diff.svg", params={**asked, "download": "1"}).text
+    assert "before: no gaps, after: 1 of 2 hosts with gaps" in picture
+    assert "after: gaps: nothing came from gone 150 s (100%, never seen)" in picture
+    assert "gone 150 s" in client.get("/diff.txt", params=asked).text
+
+
 def test_where_there_is_nothing_the_nearest_is_offered(client: TestClient, store: Store) -> None:
     queries = Queries(store)
     empty = parse([("from", str(START + 400)), ("until", str(START + 800))])
@@ -157,6 +198,63 @@ def test_where_there_is_nothing_the_nearest_is_offered(client: TestClient, store
             for link in line.split('href="')[1:]:
                 target = client.get(link.split('"')[0].replace("&amp;", "&"))
                 assert "<iframe" in target.text
+
+
+@pytest.mark.parametrize(
+    ("query", "said", "kept"),
+    [
+        ("from=yesterday<", "`from` is no time", ['name="from" value="yesterday&lt;"', 'value="whole" selected']),
+        ("from=now-1m&until=now-5m", "must be earlier", ['name="from" value="now-1m"', 'name="until" value="now-5m"']),
+        ("q=foo<&q=env=x", "is no selector", ['name="q" value="foo&lt;"', 'type="hidden" name="q" value="env=x"']),
+        ("q=host=~(", "", ['type="hidden" name="q" value="host=~("']),
+        ("groupBy=comm<&comm=app", "comm", ['value="comm&lt;" selected', 'name="comm" value="app"']),
+    ],
+)
+def test_what_cannot_be_asked_stays_in_the_form(client: TestClient, query: str, said: str, kept: list[str]) -> None:
+    answer = client.get(f"/flamegraph?host=whole&{query}")
+    assert answer.status_code == 400 and "That cannot be asked" in answer.text
+    assert said in unescape(answer.text.partition('role="alert">')[2].partition("</p>")[0])
+    for field in kept:
+        assert field in answer.text
+    assert 'name="q" value="foo' not in answer.text.replace('<input name="q" value="foo', "")  # nor once more beside it
+
+
+def test_one_of_something_is_in_the_singular(client: TestClient) -> None:
+    page = client.get(f"/flamegraph?from={START}&until={START + 10}&host=whole").text
+    assert "1 window\n" in page.replace("</p>", "\n") and "1 windows" not in page
+    assert "32</b> samples" in page
+    assert "1 window of whole at" in client.get(f"/diff?from={START + 10}&until={START + 20}&host=whole").text
+
+
+def test_missed_ticks_are_told_and_explained(client: TestClient) -> None:
+    def quality(query: str) -> tuple[str, str]:
+        page = client.get(f"/flamegraph?{query}").text
+        line, _, details = page.partition('class="card quality"')[2].partition("</summary>")
+        return line, details
+
+    line, details = quality(f"{RANGE}&host=whole")
+    assert "missed" not in line and "Missed" not in details
+    line, details = quality(f"from={START + 900}&until={START + 920}")
+    assert "10.0 % missed" in line and "Missed: 220 of 2,200 ticks that were due never came" in details
+
+
+def test_each_empty_side_of_a_comparison_leads_to_the_nearest_range(client: TestClient) -> None:
+    def links(page: str) -> list[list[str]]:
+        found = re.findall(r"There is something (.*)</p>", page)
+        return [[unescape(href) for href in re.findall(r'href="([^"]*)"', line)] for line in found]
+
+    empty = f"from={START + 400}&until={START + 800}"
+    both = client.get(f"/diff?{empty}&baseFrom={START + 500}&baseUntil={START + 600}").text
+    assert "After, there is nothing to compare" in both and "Before, there is nothing to compare" in both
+    after, before = links(both)
+    assert len(after) == len(before) == 2
+    of_before = client.get(after[0]).text  # one side has something now, the other one not yet
+    assert "After, there is nothing" not in of_before
+    (rest,) = links(of_before)
+    assert f"from={rfc3339(START - 50)}" in rest[0]  # and stays as it is
+    assert "<iframe" in client.get(rest[0]).text
+    gone = client.get(f"/diff?{RANGE}&baseQ=host=<gone>").text
+    assert "no profile has host=&lt;gone&gt;, event=cpu-clock, at any time" in gone and not links(gone)
 
 
 def test_a_hosts_page_tells_its_kinds_of_cpu_and_leads_to_each(client: TestClient) -> None:

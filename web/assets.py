@@ -48,6 +48,11 @@ def count(number: float | None) -> str:
     return "–" if number is None else f"{number:,.0f}"
 
 
+def word(number: float, plural: str) -> str:
+    """What is counted, in the number that it has: 1, "hosts" → "host"."""
+    return plural.removesuffix("s") if number == 1 else plural
+
+
 def decimal(number: float | None, digits: int = 2) -> str:
     return "–" if number is None else f"{number:,.{digits}f}"
 
@@ -124,6 +129,7 @@ def _environment() -> Environment:
     )
     environment.filters.update(
         count=count,
+        word=word,
         decimal=decimal,
         percent=percent,
         share=share,

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from profiler.model import Profile
+from web.captures import NO_SUCH_CAPTURE
 from web.one_profile import lines_of_profile, top_of_profile
 from web.questions import Function, Limit, OneFunction, Sort
 from web.selected import ValuesAs, as_json
@@ -42,7 +43,8 @@ def lines(
 
 def profile_of(request: Request, id: str) -> Profile:
     """What a capture has so far. Raises Empty where there is nothing, or no such capture."""
-    profile = stored.find_profile(request.app.state.store, id)
+    store = request.app.state.store
+    profile = stored.find_profile(store, id)
     if profile is None:
-        raise Empty("There is no such capture, or there is nothing of it yet.")
+        raise Empty("There is nothing of this capture yet." if stored.find(store, id) else NO_SUCH_CAPTURE)
     return profile

@@ -31,6 +31,7 @@ MOST_WAIT_S: Final = 30.0
 BUSY_PAUSE_S: Final = 10.0
 _AGENT_IS_THERE_S: Final = 90.0
 _KNOWN_HOSTS_S: Final = 86400
+NO_SUCH_CAPTURE: Final = "There is no such capture: its address is wrong, or it is older than what is kept."
 _SILENT: Final = "The agent has not been heard of since then"
 _LOOK_SECONDS: Final = 1.0
 
@@ -181,7 +182,7 @@ class Captures:
             capture = await self.find(report.id)
             if capture is None:
                 self._forget(report.id)
-                raise NoSuchCapture("there is no such capture")
+                raise NoSuchCapture(NO_SUCH_CAPTURE)
             if capture.host != agent.host or (
                 capture.agent and (capture.agent, capture.epoch) != (agent.id, agent.epoch)
             ):

@@ -18,7 +18,7 @@ from profiler.formats.otlp import read_otlp
 from profiler.formats.otlp_read import MAX_BODY
 from profiler.model import Profile
 from web import urls
-from web.captures import Agent, Captures, NoSuchCapture, NotYours, TooMany
+from web.captures import NO_SUCH_CAPTURE, Agent, Captures, NoSuchCapture, NotYours, TooMany
 from web.ingest import Refused, closed, decompress, read_body, unusable
 from web.store.captures import Capture
 from web.store.retention import MAX_DAYS, Retention
@@ -178,7 +178,7 @@ async def cancel(request: Request, id: str) -> Response:
 
 def _answer(capture: Capture | None) -> Response:
     if capture is None:
-        return JSONResponse({"error": "there is no such capture"}, 404)
+        return JSONResponse({"error": NO_SUCH_CAPTURE}, 404)
     return JSONResponse(as_json(capture))
 
 

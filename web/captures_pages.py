@@ -11,7 +11,6 @@ from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
-from starlette.exceptions import HTTPException
 
 from profiler.accounting import account_lines
 from profiler.formats.by_extension import WRITERS
@@ -19,9 +18,9 @@ from profiler.grouping import labels_of
 from profiler.model import Profile, stack_table
 from web import urls
 from web.assets import render
-from web.captures import Captures, TooMany
+from web.captures import NO_SUCH_CAPTURE, Captures, TooMany
 from web.captures_api import start, wanted_of
-from web.contexts import CapturePage, CapturesPage
+from web.contexts import CapturePage, CapturesPage, ErrorPage
 from web.exports import MEDIA_TYPES, asked_view, attachment, file_name, menu
 from web.flamegraph.calltree import build_tree
 from web.flamegraph.svg import Caption, write_svg
@@ -74,8 +73,9 @@ async def capture_page(request: Request, name: str) -> Response:
     capture = await captures.find(id)
     if capture is None:
         if extension:
-            return JSONResponse({"error": "there is no such capture"}, 404)
-        raise HTTPException(404)
+            return JSONResponse({"error": NO_SUCH_CAPTURE}, 404)
+        page = ErrorPage(404, NO_SUCH_CAPTURE, (("Captures", urls.captures()),))
+        return HTMLResponse(render("error.html", page), 404)
     group_by = parse_group_by(request.query_params.get("groupBy", ""))
     if not extension:
         return HTMLResponse(await asyncio.to_thread(_page, request, capture, group_by))
@@ -88,15 +88,21 @@ async def capture_page(request: Request, name: str) -> Response:
 async def _listing(request: Request, form: CaptureForm, problem: str = "", status: int = 200) -> Response:
     captures: Captures = request.app.state.captures
     found = await captures.latest(_SHOWN)
+    hosts, listening = await captures.hosts(), captures.listening()
     page = CapturesPage(
         rows=[_row(capture) for capture in found],
-        form=form,
-        hosts=await captures.hosts(),
-        listening=captures.listening(),
+        form=form if form.host else replace(form, host=_likely(hosts, listening)),
+        hosts=hosts,
+        listening=listening,
         problem=problem,
         live=not all(capture.state.over for capture in found),
     )
     return HTMLResponse(render("captures.html", page), status)
+
+
+def _likely(hosts: list[str], listening: set[str]) -> str:
+    """The host to offer at first: one that would begin at once, if there is any."""
+    return next((host for host in hosts if host in listening), hosts[0] if hosts else "")
 
 
 def _document(form: CaptureForm) -> dict[str, Any]:

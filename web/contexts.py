@@ -15,6 +15,7 @@ from web.parts import (
     Chip,
     Choice,
     Compared,
+    EmptySide,
     HostRow,
     Opened,
     Picture,
@@ -24,7 +25,7 @@ from web.parts import (
     Trend,
     UnwindingReport,
 )
-from web.urls import Query
+from web.urls import Query, flamegraph, home
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +53,15 @@ class FlamegraphPage:
     """templates/flamegraph.html: GET /flamegraph.
 
     `picture` is None where nothing matches, and `empty` then says why, in sentences; `elsewhere` are pages of the
-    nearest ranges that hold something. The form's fields are as typed, and `chosen` are its hosts where they are
-    several; `kept` is what the form does not hold and has to keep. `groups` are labels to group by, `group_by` is the
+    nearest ranges that hold something. `is_refused` says that it cannot be asked at all: there is no `timeline` then.
+    The form's fields are as typed, and `chosen` are its hosts where they are several; `more` is a filter that is
+    wrong; `kept` is what the form does not hold and has to keep. `groups` are labels to group by, `group_by` is the
     one in force.
     """
 
     picture: Picture | None
-    timeline: Timeline
+    timeline: Timeline | None
+    is_refused: bool
     empty: list[str]
     elsewhere: list[tuple[str, str]]
     chosen: list[str]
@@ -70,6 +73,7 @@ class FlamegraphPage:
     host: str
     event: str
     comm: str
+    more: str
     kept: Query
     chips: list[Chip]
     hosts: list[str]
@@ -81,13 +85,14 @@ class FlamegraphPage:
 class DiffPage:
     """templates/diff.html: GET /diff.
 
-    `compared` is None where a side holds nothing, and `empty` then says which and why. The form's fields are as typed,
-    `chosen` its hosts where they are several; `chips` and `base_chips` are selectors in force, `kept` what the form
-    does not hold and has to keep.
+    `compared` is None where a side holds nothing, which `empty_sides` then are, or where the two cannot be compared,
+    and `problem` then says why. The form's fields are as typed, `chosen` its hosts where they are several; `chips` and
+    `base_chips` are selectors in force, `kept` what the form does not hold and has to keep.
     """
 
     compared: Compared | None
-    empty: str
+    empty_sides: list[EmptySide]
+    problem: str
     title: str
     from_: str
     until: str
@@ -187,10 +192,11 @@ class LoginPage:
 
 @dataclass(frozen=True, slots=True)
 class ErrorPage:
-    """templates/error.html: one sentence."""
+    """templates/error.html: one sentence, and where to go from there."""
 
     status: int
     message: str
+    links: tuple[tuple[str, str], ...] = (("Hosts", home()), ("Flame graph", flamegraph()))
 
 
 @dataclass(frozen=True, slots=True)

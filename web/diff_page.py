@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from fastapi import APIRouter, Request
@@ -23,12 +24,14 @@ from web.flamegraph.diff import FEWEST, SIGNIFICANT, build_diff
 from web.flamegraph.diff_report import diff_report
 from web.flamegraph.diff_svg import WIDTHS, write_diff_svg
 from web.flamegraph.svg import Caption
+from web.gaps import gaps_line, gaps_of
 from web.pages import FLAMEGRAPH_SINCE, choices
-from web.parts import ChangeRow, Chip, Choice, Compared, ComparedSide, DiffLegend, ExportMenu, Measured
+from web.parts import ChangeRow, Chip, Choice, Compared, ComparedSide, DiffLegend, EmptySide, ExportMenu, Measured
 from web.selected import as_json, conditional, sent
 from web.store.queries import Empty, MixedRates, Queries, rates_title
-from web.store.selection import rfc3339
+from web.store.selection import Selection, rfc3339
 from web.store.store import BadQuery
+from web.timeline import elsewhere
 
 _MAX_NODES: Final = 300_000
 _BASES: Final = (
@@ -69,7 +72,7 @@ def diff_twin(request: Request, extension: str) -> Response:
         before, after = compare(queries, comparison)
         if extension == "folded":
             return sent(write_differential(before.table, after.table), MEDIA_TYPES["folded"])
-        described = _caption(before, after, comparison)
+        described = _caption(queries, before, after, comparison)
         source = "" if download else urls.diff_below(_fixed(before, after, tuple(query)))
         if extension == "txt":
             text = diff_report(
@@ -106,23 +109,29 @@ def _width(typed: dict[str, str]) -> str:
     return width
 
 
-def _caption(before: Side, after: Side, comparison: Comparison) -> Caption:
+def _caption(queries: Queries, before: Side, after: Side, comparison: Comparison) -> Caption:
     """What stands around the picture: both ranges, and where the ticks of both went."""
     described = caption(after.overview, after.selection)
     old, new = (f"{rfc3339(side.selection.since)} to {rfc3339(side.selection.until)}" for side in (before, after))
     others = caption(before.overview, before.selection).title
+    gaps = {
+        name: gaps_of(queries, side.selection, (), time.time()) for name, side in (("before", before), ("after", after))
+    }
+    has_gaps = any(one.found for one in gaps.values())
     return Caption(
         described.title if others == described.title else f"{others} → {described.title}",
         f"{new} against {old}, {'counts' if comparison.absolute else 'shares of either side'}",
         tuple(
             f"{name}: {line}"
             for name, side in (("before", before), ("after", after))
-            for line in account_lines(side.overview.accounting)[:2]
+            for line in (*account_lines(side.overview.accounting)[:2], gaps_line(gaps[name]))
+            if line
         ),
         described.unit,
         described.background,
         accounts=tuple((name, side.overview.accounting) for name, side in (("before", before), ("after", after))),
         rate=" and ".join(dict.fromkeys(rates_title(side.overview.rates) for side in (before, after))),
+        gaps=", ".join(f"{name}: {one.title}" for name, one in gaps.items()) if has_gaps else "no gaps",
     )
 
 
@@ -134,18 +143,21 @@ def _page(request: Request) -> DiffPage:
     comparison = parse_comparison(query, default_since=FLAMEGRAPH_SINCE, now=now)
     width = _width(typed)
     known = queries.hosts(min(comparison.after.since, comparison.before.since), now)
-    compared, empty = None, ""
+    compared, empty_sides, problem = None, list[EmptySide](), ""
     try:
         compared = _compared(request, comparison, query)
-    except (Empty, MixedRates) as error:
-        empty = str(error)
+    except Empty:
+        empty_sides = _empty_sides(request, comparison, query, now)
+    except MixedRates as error:
+        problem = str(error)
     hosts = [value for key, value in query if key == "host"]
     host = hosts[0] if len(hosts) == 1 else ""
     titled = (f"{len(hosts)} hosts" if len(hosts) > 1 else host, typed.get("comm", ""))
     own = (typed.get("baseFrom", ""), typed.get("baseUntil", ""))
     return DiffPage(
         compared=compared,
-        empty=empty,
+        empty_sides=empty_sides,
+        problem=problem,
         title=" · ".join(filter(None, titled)) or "all hosts",
         from_=typed.get("from", FLAMEGRAPH_SINCE),
         until=typed.get("until", "now"),
@@ -179,6 +191,33 @@ def _page(request: Request) -> DiffPage:
     )
 
 
+def _empty_sides(request: Request, comparison: Comparison, query: urls.Query, now: float) -> list[EmptySide]:
+    """The sides of a comparison that hold nothing, each with where it would."""
+    queries: Queries = request.app.state.queries
+    kept_days = request.app.state.writer.retention.rollups
+    found = []
+    event = None
+    for name, side, ends in (
+        ("After", comparison.after, ("from_", "until")),
+        ("Before", comparison.before, ("baseFrom", "baseUntil")),
+    ):
+        of_event = side.also("event", event) if event and side.value("event") is None else side
+        try:
+            event = queries.resolve(of_event).value("event")
+        except Empty as error:
+            words = str(error)
+            said, near = elsewhere(queries, of_event, partial(_moved, query, ends), kept_days, now)
+            found.append(
+                EmptySide([f"{name}, there is nothing to compare: {words[:1].lower()}{words[1:]}", *said], near)
+            )
+    return found
+
+
+def _moved(query: urls.Query, ends: tuple[str, str], since: str, until: str) -> str:
+    """The page that compares another range, whose ends are these parameters of the address."""
+    return urls.diff(urls.replaced(query, **dict(zip(ends, (since, until), strict=True))))
+
+
 def _menu(request: Request, query: urls.Query) -> ExportMenu:
     return ExportMenu(
         files=[(text, urls.diff(query, extension)) for extension, text in _FILES],
@@ -200,7 +239,7 @@ def _compared(request: Request, comparison: Comparison, query: urls.Query) -> Co
     return Compared(
         event=after.overview.event,
         svg=urls.diff(bare, "svg"),
-        sides=(_side("Before", before), _side("After", after)),
+        sides=(_side(queries, "Before", before), _side(queries, "After", after)),
         rows=_rows(changes, most_changed(changes, by_total=by_total)),
         changed=len(changes.largest()),
         sorts=[
@@ -212,9 +251,9 @@ def _compared(request: Request, comparison: Comparison, query: urls.Query) -> Co
     )
 
 
-def _side(name: str, side: Side) -> ComparedSide:
+def _side(queries: Queries, name: str, side: Side) -> ComparedSide:
     selection, overview = side.selection, side.overview
-    chosen = (("from", rfc3339(selection.since)), ("until", rfc3339(selection.until)))
+    chosen = _asked(selection)
     return ComparedSide(
         name=name,
         start=selection.since,
@@ -224,8 +263,16 @@ def _side(name: str, side: Side) -> ComparedSide:
         rates=rates_title(overview.rates),
         cpu_seconds=overview.accounting.sampled / overview.hz if unit_of(overview.event) == "samples" else None,
         accounting=overview.accounting,
-        href=urls.flamegraph((*chosen, *(("q", str(matcher)) for matcher in selection.matchers))),
+        gaps=gaps_of(queries, selection, chosen, time.time()),
+        href=urls.flamegraph(chosen),
     )
+
+
+def _asked(selection: Selection) -> urls.Query:
+    """The query of a flame graph that asks for a selection."""
+    hosts = tuple(("host", host) for matcher in selection.matchers for host in matcher.any_of)
+    others = tuple(("q", str(matcher)) for matcher in selection.matchers if not matcher.any_of)
+    return ("from", rfc3339(selection.since)), ("until", rfc3339(selection.until)), *hosts, *others
 
 
 def _rows(changes: Changes, chosen: list[int]) -> list[ChangeRow]:

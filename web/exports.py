@@ -18,12 +18,12 @@ from profiler.formats.by_extension import WRITERS
 from profiler.grouping import LABELS
 from web import urls
 from web.flamegraph.svg import MOST_NODES, Caption, write_svg
+from web.gaps import gaps_line, gaps_of
 from web.parts import ExportMenu
 from web.selected import conditional, sent
 from web.store.queries import Overview, Queries, host_title, rates_title
 from web.store.selection import Selection, rfc3339
 from web.store.store import BadQuery
-from web.timeline import gaps
 
 _FILES: Final = (
     ("folded", "Folded stacks, as flamegraph.pl reads them"),
@@ -48,7 +48,6 @@ MEDIA_TYPES: Final = {
 
 
 _LONGEST_VIEW: Final = 4000
-_MOST_GAPS: Final = 10  # hosts that a picture names
 
 
 def export(request: Request, selection: Selection, extension: str, group_by: Sequence[str] = ()) -> Response:
@@ -155,18 +154,9 @@ def fixed(selection: Selection, query: urls.Query) -> urls.Query:
 def _described(queries: Queries, overview: Overview, selection: Selection) -> Caption:
     """The caption of a selection's picture, with the hosts that have no windows for a part of the range."""
     described = caption(overview, selection)
-    found = gaps(queries, selection, (), time.time())
-    if not found:
-        return replace(described, gaps="no gaps")
-    worst = [f"{gap.host} {gap.seconds:,.0f} s ({gap.share:.0%})" for gap in found[:_MOST_GAPS]]
-    if len(found) > len(worst):
-        worst.append(f"{len(found) - len(worst):,} more")
-    hosts = len(overview.hosts)
-    return replace(
-        described,
-        gaps=f"{len(found):,} of {hosts:,} {'host' if hosts == 1 else 'hosts'} with gaps",
-        notes=(*described.notes, f"gaps: nothing came from {', '.join(worst)}"),
-    )
+    gaps = gaps_of(queries, selection, (), time.time())
+    line = gaps_line(gaps)
+    return replace(described, gaps=gaps.title, notes=(*described.notes, line) if line else described.notes)
 
 
 def caption(overview: Overview, selection: Selection) -> Caption:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 from urllib.parse import parse_qs
@@ -15,11 +16,13 @@ from web import auth, urls
 from web.assets import STATIC, render
 from web.contexts import DocsPage, FlamegraphPage, LoginPage
 from web.exports import export, menu
+from web.gaps import gaps_of
 from web.hosts import RANGES
-from web.parts import Chip, Choice, Picture, Share
+from web.parts import Chip, Choice, Picture, Share, Timeline
 from web.store.queries import Empty, MixedRates, Queries, rates_title
-from web.store.selection import Selection, parse, parse_group_by, rfc3339
-from web.timeline import PAGES_OWN, base_of, elsewhere, gaps, timeline
+from web.store.selection import Selection, parse, parse_group_by, parse_matcher, rfc3339
+from web.store.store import BadQuery
+from web.timeline import PAGES_OWN, base_of, elsewhere, timeline
 
 FLAMEGRAPH_SINCE: Final = "now-15m"
 
@@ -28,7 +31,10 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/flamegraph")
 def flamegraph_page(request: Request) -> Response:
-    return HTMLResponse(render("flamegraph.html", _flamegraph(request)))
+    try:
+        return HTMLResponse(render("flamegraph.html", _flamegraph(request)))
+    except BadQuery as error:
+        return HTMLResponse(render("flamegraph.html", _flamegraph(request, str(error))), 400)
 
 
 @router.get("/flamegraph.{extension}")
@@ -42,33 +48,27 @@ def flamegraph_twin(request: Request, extension: str) -> Response:
     return export(request, selection, extension, group_by if extension == "svg" else ())
 
 
-def _flamegraph(request: Request) -> FlamegraphPage:
+def _flamegraph(request: Request, problem: str = "") -> FlamegraphPage:
+    """The page that an address asks for; with a `problem` its form alone, as it was typed. Raises BadQuery."""
     queries: Queries = request.app.state.queries
     now = time.time()
     query = tuple((key, value) for key, value in request.query_params.multi_items() if value)
-    selection = parse(query, default_since=FLAMEGRAPH_SINCE, now=now)
     typed = {key: value for key, value in reversed(query)}
-    known = queries.hosts(selection.since, now)
-    group_by = parse_group_by(typed.get("groupBy", ""))
-    picture, empty, near = None, [], list[tuple[str, str]]()
-    try:
-        picture = _picture(request, selection, query, group_by, now)
-    except MixedRates as error:
-        empty = [str(error)]
-    except Empty as error:
-        said, near = elsewhere(queries, selection, query, request.app.state.writer.retention.rollups, now)
-        empty = [str(error), *said]
+    # Tried anew: what was typed wrongly stands in the form's own field, instead of being kept beside it.
+    wrong = [value for key, value in query if key == "q" and not _is_matcher(value)] if problem else []
+    group_by = (typed.get("groupBy", ""),) if problem else parse_group_by(typed.get("groupBy", ""))
+    found = _Found(None, None, [problem]) if problem else _found(request, query, group_by, now)
+    known = queries.hosts(int(now), now)
     hosts = [value for key, value in query if key == "host"]
     host, event = hosts[0] if len(hosts) == 1 else "", typed.get("event", "")
     since = typed.get("from", FLAMEGRAPH_SINCE)
     title = [f"{len(hosts)} hosts" if len(hosts) > 1 else host, typed.get("comm", "")]
     return FlamegraphPage(
-        picture=picture,
-        timeline=timeline(
-            query, selection, base_of(query, selection, now), picture.event if picture is not None else "", now
-        ),
-        empty=empty,
-        elsewhere=near,
+        picture=found.picture,
+        timeline=found.timeline,
+        is_refused=bool(problem),
+        empty=found.empty,
+        elsewhere=found.elsewhere,
         title=" · ".join(filter(None, title)) or "all hosts",
         from_=since,
         until=typed.get("until", "now"),
@@ -78,11 +78,16 @@ def _flamegraph(request: Request) -> FlamegraphPage:
         comm=typed.get("comm", ""),
         groups=group_choices([name for name in queries.label_names() if name not in ("event", "hz", "comm")], group_by),
         group_by=",".join(group_by),
-        kept=urls.only(query, "q", "rows", "values", "viewFrom", "viewUntil"),
+        more=wrong[0] if wrong else "",
+        kept=tuple(
+            (key, value)
+            for key, value in urls.only(query, "q", "rows", "values", "viewFrom", "viewUntil")
+            if key != "q" or value not in wrong
+        ),
         chips=[
             Chip(value if key == "q" else f"host={value}", urls.flamegraph(urls.minus(query, value, key)))
             for key, value in query
-            if key == "q" or (key == "host" and len(hosts) > 1)
+            if (key == "q" and value not in wrong) or (key == "host" and len(hosts) > 1)
         ],
         hosts=choices([row["host"] for row in known], host),
         events=choices([row["event"] for row in known if not hosts or row["host"] in hosts], event),
@@ -95,6 +100,45 @@ def _flamegraph(request: Request) -> FlamegraphPage:
             for value, text in RANGES
         ],
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What there is of a selection, as FlamegraphPage has it."""
+
+    picture: Picture | None
+    timeline: Timeline | None
+    empty: list[str]
+    elsewhere: list[tuple[str, str]] = field(default_factory=list)
+
+
+def _found(request: Request, query: urls.Query, group_by: Sequence[str], now: float) -> _Found:
+    """Raises BadQuery."""
+    queries: Queries = request.app.state.queries
+    selection = parse(query, default_since=FLAMEGRAPH_SINCE, now=now)
+    base = base_of(query, selection, now)
+    try:
+        picture = _picture(request, selection, query, group_by, now)
+    except MixedRates as error:
+        return _Found(None, timeline(query, selection, base, "", now), [str(error)])
+    except Empty as error:
+        said, near = elsewhere(
+            queries,
+            selection,
+            lambda since, until: urls.flamegraph(urls.replaced(query, from_=since, until=until, follow=None)),
+            request.app.state.writer.retention.rollups,
+            now,
+        )
+        return _Found(None, timeline(query, selection, base, "", now), [str(error), *said], near)
+    return _Found(picture, timeline(query, selection, base, picture.event, now), [])
+
+
+def _is_matcher(text: str) -> bool:
+    try:
+        parse_matcher(text)
+    except BadQuery:
+        return False
+    return True
 
 
 def group_choices(names: Sequence[str], chosen: Sequence[str]) -> list[tuple[str, str]]:
@@ -128,7 +172,7 @@ def _picture(request: Request, selection: Selection, query: urls.Query, group_by
         start=overview.start_ns / 1e9,
         end=overview.end_ns / 1e9,
         accounting=accounting,
-        gaps=gaps(queries, selection, query, now),
+        gaps=gaps_of(queries, selection, query, now),
         truncated=cut if cut or whole else None,
         cpu_seconds=accounting.sampled / overview.hz,
         comms=[

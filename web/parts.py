@@ -117,9 +117,9 @@ class Picture:
     """A selection that holds something: its picture's address, its accounting, and what it is made of.
 
     `rates` says at which rate it was taken, in words, `per_sample` the most that a sample counts for. `start` and
-    `end` are seconds. `gaps` are the hosts that have no windows for a part of the range, `truncated` user stacks that
-    were not walked to their root, None where nobody looked. `compare`, `top` and `lines` are the addresses of its
-    comparison with the hour before, of its functions, and, with a function, of its lines.
+    `end` are seconds. `truncated` are user stacks that were not walked to their root, None where nobody looked.
+    `compare`, `top` and `lines` are the addresses of its comparison with the hour before, of its functions, and, with a
+    function, of its lines.
     """
 
     svg: str
@@ -131,7 +131,7 @@ class Picture:
     start: float
     end: float
     accounting: Accounting
-    gaps: list[Gap]
+    gaps: Gaps
     truncated: int | None
     cpu_seconds: float
     comms: list[Share]
@@ -144,14 +144,25 @@ class Picture:
 @dataclass(frozen=True, slots=True)
 class Gap:
     """A host that has no windows for `seconds` of a range, with the first and the last time that it has some of, in
-    seconds since 1970, and the page of that host's own."""
+    seconds since 1970, and the page of that host's own. Where it has none at all, `nothing` says so instead."""
 
     host: str
     seconds: float
     share: float
-    first: float
-    last: float
+    first: float | None
+    last: float | None
+    nothing: str
     href: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gaps:
+    """Hosts that have no windows for a part of a range, out of so many `hosts`, which have some or were asked for by
+    name; and the `title` that says so in words."""
+
+    found: list[Gap]
+    hosts: int
+    title: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +214,8 @@ class ChangeRow:
 
 @dataclass(frozen=True, slots=True)
 class ComparedSide:
-    """One side of a comparison: its range in seconds, its windows and their accounting, and the page of its own."""
+    """One side of a comparison: its range in seconds, its windows, their accounting and gaps, and the page of its
+    own."""
 
     name: str
     start: float
@@ -213,7 +225,17 @@ class ComparedSide:
     rates: str
     cpu_seconds: float | None
     accounting: Accounting
+    gaps: Gaps
     href: str
+
+
+@dataclass(frozen=True, slots=True)
+class EmptySide:
+    """A side of a comparison that holds nothing: why, in sentences, and pages that compare the nearest ranges that hold
+    something instead, each with its time."""
+
+    said: list[str]
+    elsewhere: list[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)

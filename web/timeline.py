@@ -1,7 +1,8 @@
-"""What a flame graph's page says of time: the heat map above the picture, gaps in it, and where else to look."""
+"""What a flame graph's page says of time: the heat map above the picture, and where else to look."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Annotated, Final
 
@@ -11,7 +12,7 @@ from fastapi.responses import Response
 from profiler.event_names import unit_of
 from web import urls
 from web.comparison import parse_comparison
-from web.parts import Gap, Timeline
+from web.parts import Timeline
 from web.selected import Selected, as_json, conditional
 from web.store.heatmap import MOST_COLUMNS
 from web.store.queries import Empty, Queries
@@ -27,8 +28,6 @@ ROWS: Final = (
     ("share", "share of the CPUs"),
 )
 PAGES_OWN: Final = ("from", "until", "baseFrom", "baseUntil", "follow", "rows", "values", "viewFrom", "viewUntil")
-_ARRIVES_S: Final = 25  # a window arrives some seconds after it has ended, and has ten
-_NO_GAP_S: Final = 15
 
 router = APIRouter(prefix="/api/v1", tags=["query"])
 
@@ -102,24 +101,11 @@ def timeline(query: urls.Query, selection: Selection, base: Selection | None, ev
     )
 
 
-def gaps(queries: Queries, selection: Selection, query: urls.Query, now: float) -> list[Gap]:
-    """The hosts of a resolved selection that have no windows for a part of it; the largest part first."""
-    until = min(selection.until, now - _ARRIVES_S)
-    whole = until - selection.since
-    found = []
-    for host in queries.coverage(selection):
-        missing = whole - host.seconds
-        if missing > _NO_GAP_S:
-            page = urls.flamegraph((*(pair for pair in query if pair[0] != "host"), ("host", host.host)))
-            found.append(Gap(host.host, missing, missing / whole, host.first, host.last, page))
-    return found
-
-
 def elsewhere(
-    queries: Queries, selection: Selection, query: urls.Query, kept_days: int, now: float
+    queries: Queries, selection: Selection, page: Callable[[str, str], str], kept_days: int, now: float
 ) -> tuple[list[str], list[tuple[str, str]]]:
-    """Where there is something if a selection holds nothing: sentences on what is gone, and pages of the nearest ranges
-    that hold something, each with its time."""
+    """Where there is something if a selection holds nothing: sentences on what is gone, and addresses of the nearest
+    ranges that hold something, each with its time; `page` gives the address of a range."""
     said = []
     if selection.since < now - kept_days * 86400:
         said.append(f"What is older than {kept_days} days has been dropped.")
@@ -129,8 +115,7 @@ def elsewhere(
     for at, name, first in ((near.before, "before", -1), (near.after, "after", 0)):
         if at is not None:
             since = at + 60 - span if first else at
-            fixed = urls.replaced(query, from_=rfc3339(max(since, 0)), until=rfc3339(since + span), follow=None)
-            found.append((f"{name}, at {rfc3339(at)}", urls.flamegraph(fixed)))
+            found.append((f"{name}, at {rfc3339(at)}", page(rfc3339(max(since, 0)), rfc3339(since + span))))
     return said, found
 
 

@@ -13,6 +13,7 @@ from tests.played_agent import PlayedAgent, playing
 from tests.test_web_server import Server
 
 HOST = "<b>web</b> 1"
+PICTURE = "document.getElementById('picture').contentDocument?.documentElement?.pilotlight"
 
 
 @pytest.fixture(scope="module")
@@ -43,15 +44,24 @@ def test_a_capture_is_asked_for_watched_and_looked_at(page: Page, server: str, a
     address = page.url
     expect(page.locator(".state.running")).to_be_visible(timeout=30_000)
     expect(page.get_by_role("progressbar")).to_be_visible()
-    page.evaluate("window.mark = 1")
     expect(page.locator("#state")).to_contain_text(re.compile(r"[1-7]\.\d of 8 s"), timeout=30_000)
-    assert page.evaluate("window.mark") == 1  # the page was not loaded again for that
-    expect(page.locator(".state.done")).to_be_visible(timeout=60_000)
     picture = page.frame_locator("iframe")
     expect(picture.locator("svg").first).to_be_visible(timeout=30_000)
+    expect(page.locator(".state.running")).to_be_visible()  # what there is so far is looked at
+    page.wait_for_function(f"() => {PICTURE}?.total() > 0")
+    page.evaluate(f"window.mark = 1; {PICTURE}.change({{search: 'sum'}})")
+    so_far = page.evaluate(f"{PICTURE}.total()")
+    page.wait_for_function(f"() => {PICTURE}.total() > {so_far}", timeout=30_000)
+    expect(page.locator(".state.done")).to_be_visible(timeout=60_000)
+    whole = re.search(r"([\d,]+) samples", page.locator("#state").inner_text())
+    assert whole
+    expect(page.locator(".summary")).to_contain_text(f"{whole[1]} samples")
+    page.wait_for_function(f"() => {PICTURE}.total() === {whole[1].replace(',', '')}")
+    assert page.evaluate("window.mark") == 1  # since it has a picture, the page was not loaded again
+    assert page.evaluate(f"{PICTURE}.view().search") == "sum" and "so far" not in page.locator(".summary").inner_text()
     expect(picture.locator("text", has_text="checkout").first).to_be_visible()
     expect(page.locator(".accounting")).to_contain_text("shown")
-    assert page.url == address and page.get_by_role("button", name="Cancel").count() == 0
+    assert page.url.split("#")[0] == address and page.get_by_role("button", name="Cancel").count() == 0
     page.get_by_text("Export and share").click()
     with page.expect_download() as download:
         page.get_by_role("link", name="Folded stacks").click()

@@ -216,3 +216,20 @@ def test_everything_can_be_read_without_scripts(server: str, browser: Browser) -
     page.get_by_role("button", name="Show").click()
     expect(page.locator(".summary")).to_contain_text("360 samples")
     context.close()
+
+
+def test_a_long_name_and_a_warning_leave_room_for_what_the_hosts_do(server: str, page: Page) -> None:
+    name = "checkout-frontend-7c9f8b6d5-x2x9q.prod.example.com"
+    push(server, profile(int(time.time()) // 10 * 10 - 1800, name), 0)
+    page.set_viewport_size({"width": 1440, "height": 800})
+    page.goto(f"{server}?from=now-1h")
+    expect(page.get_by_text("its clock is behind")).to_be_visible()
+    assert page.evaluate(
+        "(({ scrollWidth, clientWidth }) => scrollWidth <= clientWidth)(document.querySelector('.scroll'))"
+    )
+    row = page.get_by_role("row").filter(has_text="checkout-frontend")
+    link = row.locator("th a").bounding_box()
+    assert link and link["height"] <= 50  # two lines
+    page.set_viewport_size({"width": 390, "height": 844})
+    button = row.get_by_role("link", name="Flame graph").bounding_box()
+    assert button and button["x"] + button["width"] <= 380  # without scrolling

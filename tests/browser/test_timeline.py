@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
 from web.store.selection import rfc3339
 
@@ -119,6 +119,43 @@ def test_a_dragged_range_is_shown_without_a_reload_and_zoom_stays(server: Server
     expect(page).to_have_url(before.split("#")[0] + "#search=regex")
     shows(page, server)
     assert page.evaluate("window.stayed") is True
+
+
+def test_a_chosen_range_is_loading_until_its_picture_is_there(server: Server, page: Page) -> None:
+    open_page(page, server)
+    page.mouse.move(0, 0)
+    reading, status, busy = page.locator("#reading"), page.locator("#status"), page.locator(".picture.busy")
+    shown = reading.inner_text()
+    held: list[Route] = []
+    page.route(re.compile(r"/flamegraph\?"), lambda route: held.append(route))
+    drag(page, 96, 114)
+    for where in (reading, status):
+        expect(where).to_have_text(re.compile(r"^Loading: .*…$"))
+    expect(page.locator("#picture")).to_have_attribute("aria-busy", "true")
+    expect(busy).to_have_count(1)
+    page.mouse.move(0, 0)
+    expect(reading).to_contain_text("Loading: ")
+    held[0].continue_()
+    page.unroute_all()
+    expect(busy).to_have_count(0)
+    expect(status).to_have_text("")
+    expect(reading).to_contain_text("Shown: ")
+    shows(page, server)
+    assert reading.inner_text() != shown and page.locator("#picture[aria-busy]").count() == 0
+
+
+def test_going_back_from_a_range_that_does_not_come_shows_what_was_there(server: Server, page: Page) -> None:
+    open_page(page, server)
+    page.mouse.move(0, 0)
+    shown = page.locator("#reading").inner_text()
+    page.route(re.compile(r"/flamegraph\?"), lambda route: None)
+    drag(page, 96, 114)
+    expect(page.locator("#reading")).to_contain_text("Loading: ")
+    page.unroute_all()
+    page.go_back()
+    page.mouse.move(0, 0)
+    expect(page.locator("#reading")).to_have_text(shown)
+    expect(page.locator(".picture.busy")).to_have_count(0)
 
 
 def test_a_range_can_be_opened_from_its_address_alone(server: Server, page: Page, browser: Browser) -> None:
@@ -262,12 +299,22 @@ def test_what_happened_is_drawn_and_said(server: Server, page: Page) -> None:
     deploy.focus()
     expect(page.locator("#reading")).to_contain_text("shop 2.4.1 deployed (service=shop)")
     backup = page.get_by_role("button", name="backup ⟨U+202E⟩<b>")
-    width = backup.bounding_box()
-    assert width and abs(width["width"] - (place(page, at(150)) - place(page, at(130)))) < 3
+    band = float(backup.evaluate("(flag) => parseFloat(getComputedStyle(flag, '::after').width)"))
+    assert abs(band - (place(page, at(150)) - place(page, at(130)))) < 3
+    for flag in (deploy, backup):
+        hit = flag.bounding_box()
+        assert hit and hit["width"] >= 12 and hit["height"] >= 12
+        flag.hover()  # nothing lies over it
+    expect(page.locator("#reading")).to_contain_text("backup ⟨U+202E⟩<b>")
     page.goto(page.url + "&q=service=cart")
     expect(page.get_by_text("Nothing to show")).to_be_visible()
     expect(page.locator("#reading")).to_contain_text("There are no windows in this time")
     expect(marks).to_have_count(0)
+    expect(page.locator(".heatkey")).to_be_hidden()  # there is nothing that its colours could mean
+    chosen, canvas = page.locator(".span.chosen").bounding_box(), page.locator(".plot canvas").bounding_box()
+    assert (
+        chosen and canvas and chosen["y"] + chosen["height"] <= canvas["y"] + canvas["height"] - 20
+    )  # above the times
 
 
 def touch_drag(page: Page, first: float, last: float) -> None:
@@ -362,6 +409,7 @@ def test_a_server_that_goes_away_in_the_middle_of_a_drag_loses_nothing(tmp_path:
         page.mouse.up()
         expect(page.locator("#status")).to_contain_text("The server does not answer")
         assert page.evaluate(TOTAL) == whole  # what was there is there
+        expect(page.locator("#reading")).to_contain_text("The server does not answer; shown is still ")
         server.start()
         expect(page.locator("#status")).to_have_text("", timeout=30_000)
         assert shows(page, server) < whole

@@ -1,5 +1,7 @@
 // Another range, or the newest windows, on the page that is open: the picture and all that is said of it follow, without
 // a reload. While the server is away the page keeps what it has, says so, and goes on once it is back.
+import { takeParts } from "./parts.js";
+import { arrived, isWaiting, told, waitFor } from "./waiting.js";
 
 const AGAIN_MS = 2000;
 const WINDOW_MS = 10_000;
@@ -27,8 +29,17 @@ export const moment = (seconds) => new Date(seconds * 1000).toISOString().replac
 
 export function away(isAway) {
   document.body.classList.toggle("away", isAway);
-  if (isAway) say(`The server does not answer. This is of ${new Date(seen).toLocaleTimeString()}; it goes on once the server is back.`);
+  tellState();
+}
+
+function tellState() {
+  const isAway = document.body.classList.contains("away");
+  const isLoading = isWaiting() && !isAway;
+  status.classList.toggle("unseen", isLoading); // for screen readers: the timeline and the picture show it
+  if (isWaiting()) say(isAway ? `${told()} It goes on once the server is back.` : told());
+  else if (isAway) say(`The server does not answer. This is of ${new Date(seen).toLocaleTimeString()}; it goes on once the server is back.`);
   else say(isFollowing() ? "following" : "");
+  document.dispatchEvent(new CustomEvent("pilotlight:state"));
 }
 
 function say(text) {
@@ -39,6 +50,7 @@ function say(text) {
 export async function show(url, entry = "pushState") {
   if (entry) history[entry](null, "", url);
   shown = location.search;
+  waitFor(url);
   followAsAddressed();
   ongoing?.abort();
   const mine = (ongoing = new AbortController());
@@ -88,14 +100,7 @@ async function fetchPicture(src, signal) {
 
 function take(fresh) {
   document.title = fresh.title;
-  for (const part of document.querySelectorAll("[data-part]")) {
-    const stops = () => [...part.querySelectorAll("a, button, summary")];
-    const focused = stops().indexOf(document.activeElement);
-    const next = fresh.querySelector(`[data-part="${part.dataset.part}"]`);
-    part.replaceChildren(...(next?.childNodes ?? []));
-    window.enhance(part);
-    if (focused >= 0) stops()[focused]?.focus();
-  }
+  takeParts(fresh);
   // What others have taken hold of stays, and leads elsewhere.
   for (const part of document.querySelectorAll("[data-links]")) {
     const linked = (root) => root.querySelectorAll("a, input");
@@ -116,6 +121,7 @@ function take(fresh) {
     if (name in now.dataset) old.dataset[name] = now.dataset[name];
     else delete old.dataset[name];
   }
+  arrived();
   document.dispatchEvent(new CustomEvent("pilotlight:page", { detail: { search: shown } }));
 }
 
@@ -147,7 +153,7 @@ function followAsAddressed() {
   button.title = follows ? "Keep what is shown" : "Show the newest windows as they come";
   clearTimeout(timer);
   if (follows) timer = setTimeout(goOn, WINDOW_MS);
-  if (!document.body.classList.contains("away")) say(follows ? "following" : "");
+  tellState();
 }
 
 function goOn() {

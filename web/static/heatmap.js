@@ -2,10 +2,10 @@
 
 export const STRIP = 46;
 export const ROW = 18;
-const AXIS = 22;
+export const AXIS = 22;
 const TICKS = [10, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172_800, 604_800, 2_592_000];
 
-export const heightOf = (map) => STRIP + ROW * map.rows.length + AXIS;
+export const heightOf = (map) => STRIP + ROW * Math.max(map.rows.length, 1) + AXIS;
 
 // What a value means: CPUs that were busy, as long as there are windows of; their share of those online; or a count.
 export function valueAt(map, values, column, asShare) {

@@ -1,7 +1,8 @@
 // The time around a picture: its heat map, the range that is shown, and the one to compare with. Both are chosen by
 // dragging, by touch, or by keyboard; the picture follows.
 import { address, away, moment, show } from "./following.js";
-import { draw, peakOf, ROW, STRIP, valueAt } from "./heatmap.js";
+import { AXIS, draw, peakOf, ROW, STRIP, valueAt } from "./heatmap.js";
+import { isWaiting, shownRange, told } from "./waiting.js";
 import { clock, rangeWords, visible } from "./words.js";
 
 const LEAST_S = 10; // a window
@@ -99,16 +100,18 @@ function redraw() {
   place(spans.chosen, drag && drag.kind === "chosen" ? ordered(drag) : chosen());
   place(spans.base, drag && drag.kind === "base" ? ordered(drag) : base());
   action("clear").hidden = !base();
+  marks.style.setProperty("--tall", `${canvas.clientHeight - AXIS + 2}px`);
   for (const note of marks.children) {
     const [at, until] = [Number(note.dataset.at), Number(note.dataset.until)];
     note.style.left = `${x(at)}px`;
-    note.style.width = `${Math.max(x(until) - x(at), 0)}px`;
+    note.style.setProperty("--wide", `${Math.max(x(until) - x(at), 0)}px`);
     note.hidden = until < view.since || at > view.until;
   }
   edges();
   for (const link of labels.querySelectorAll("a")) link.href = onlyRow(link.dataset.row);
   const peak = peakOf(map, asShare);
-  scale.textContent = map.rows.length ? `0 – ${figure(peak, asShare)}` : "";
+  scale.parentElement.hidden = !map.rows.length;
+  scale.textContent = `0 – ${figure(peak, asShare)}`;
   placeCursor();
 }
 
@@ -192,8 +195,9 @@ function tell(text, of = "") {
 
 function rest() {
   if (choosesBase) return "Drag over the time to compare with.";
+  if (isWaiting()) return told();
   const other = base();
-  return `Shown: ${rangeWords(chosen())}.${other ? ` Baseline: ${rangeWords(other)}.` : ""} Drag to choose another time.`;
+  return `${told()}${other ? ` Baseline: ${rangeWords(other)}.` : ""} Drag to choose another time.`;
 }
 
 function tellCell({ column, row }) {
@@ -226,6 +230,7 @@ function choose(kind, range) {
     show(address({ baseFrom: since, baseUntil: until }));
   } else {
     Object.assign(section.dataset, range);
+    reading.setAttribute("aria-live", "off"); // what is being loaded is said once, beside the heading
     show(address({ from: since, until, follow: null, viewFrom: Math.floor(view.since), viewUntil: Math.ceil(view.until) }));
   }
   redraw();
@@ -372,6 +377,13 @@ values.addEventListener("change", () => {
   history.replaceState(history.state, "", address({ values: values.value || null }));
   redraw();
 });
+
+// Back from a range that never came.
+window.addEventListener("popstate", () => {
+  Object.assign(section.dataset, shownRange());
+  redraw();
+});
+document.addEventListener("pilotlight:state", () => { if (!drag && !reading.dataset.of) tell(""); });
 
 // The range was changed by a link, the back button, or time.
 document.addEventListener("pilotlight:page", () => {

@@ -31,11 +31,15 @@ LAST_S: Final = (1 << 32) - 1  # what the store's times can hold
 
 @dataclass(frozen=True, slots=True)
 class Matcher:
-    """`label` `operator` `value`; the operator is =, !=, =~ or !~, regular expressions match the whole value."""
+    """`label` `operator` `value`; the operator is =, !=, =~ or !~, regular expressions match the whole value.
+
+    `any_of` are the values that a regular expression was made of, where it was asked for by them.
+    """
 
     label: str
     operator: str
     value: str
+    any_of: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.label}{self.operator}{self.value}"
@@ -47,6 +51,11 @@ class Matcher:
     @property
     def is_negative(self) -> bool:
         return self.operator.startswith("!")
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The values that are asked for by name."""
+        return (self.value,) if self.operator == "=" else self.any_of
 
     @property
     def regex(self) -> str:
@@ -178,7 +187,7 @@ def any_of_hosts(hosts: Sequence[str]) -> list[Matcher]:
         return [Matcher("host", "=", host) for host in hosts]
     if len(hosts) > MAX_HOSTS:
         raise BadQuery(f"more than {MAX_HOSTS} hosts: select them by a label or a regular expression, q=host=~…")
-    return [Matcher("host", "=~", "|".join(_SPECIAL.sub(r"\\\g<0>", host) for host in hosts))]
+    return [Matcher("host", "=~", "|".join(_SPECIAL.sub(r"\\\g<0>", host) for host in hosts), tuple(hosts))]
 
 
 def parse_matcher(text: str) -> Matcher:
