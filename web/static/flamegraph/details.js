@@ -22,8 +22,9 @@ export function makeDetails(picture) {
   picture.detailsHeight = layout.details;
 
   function draw() {
-    const { hovered, byKeyboard, graph, current, message, tree } = picture;
-    const node = hovered >= 0 ? hovered : byKeyboard && graph.contains(document.activeElement) ? current : -1;
+    const { hovered, byKeyboard, graph, current, tree, isStill } = picture;
+    const message = isStill ? "" : picture.message;
+    const node = isStill ? -1 : hovered >= 0 ? hovered : byKeyboard && graph.contains(document.activeElement) ? current : -1;
     const x = layout.side;
     const room = picture.width - 2 * x - 30;
     panel.setAttribute("x", x);
@@ -103,7 +104,8 @@ export function makeDetails(picture) {
   // In its place below the graph, or at the edge of the window while that is scrolled out of sight; it grows upwards.
   function place() {
     const bottom = graphBottom(picture) + cardRoom(picture);
-    const y = Math.max(picture.top, Math.min(bottom, picture.scrolledOff + window.innerHeight + 4) - picture.detailsHeight);
+    const edge = picture.isStill ? Infinity : picture.scrolledOff + window.innerHeight + 4;
+    const y = Math.max(picture.top, Math.min(bottom, edge) - picture.detailsHeight);
     details.setAttribute("transform", `translate(0 ${y.toFixed(1)})`);
   }
 

@@ -46,6 +46,7 @@ function open(svg) {
     matches: null, // see search.js
     message: "", // said once, until the next thing is pointed at
     isLoading: false, // see below.js
+    isStill: false, // whether it is drawn as if nothing were scrolled, pointed at or focused
     more: false, // whether all buttons are shown where there is little room
     width: 0,
     focusNode,
@@ -70,7 +71,7 @@ function open(svg) {
     hide: () => change({ hide: picture.state.search, search: "" }),
     colour: () => change({ colour: nextColour(picture.state.colour) }),
     names: () => change({ names: picture.state.names === "full" ? "short" : "full" }),
-    png: () => save(picture).catch((error) => say(`The image could not be made: ${error.message}`)),
+    png: () => save(picture, drawSurroundings).catch((error) => say(`The image could not be made: ${error.message}`)),
     more: () => { picture.more = !picture.more; draw(); },
   };
   const toolbar = makeToolbar(picture, change, act);
@@ -376,16 +377,19 @@ function open(svg) {
     get caption() { return picture.caption; },
     highlight: (key) => highlight(picture, key),
     update,
-    png: () => toPng(picture),
+    png: () => toPng(picture, drawSurroundings),
   };
 
   page.addEventListener("hashchange", restore, { signal });
   window.addEventListener("scroll", () => { look(picture); toolbar.settlePlace(); details.place(); }, { passive: true, signal });
   let pending = 0;
-  window.addEventListener("resize", () => {
+  const drawSoon = () => {
     cancelAnimationFrame(pending);
     pending = requestAnimationFrame(draw);
-  }, { signal });
+  };
+  window.addEventListener("resize", drawSoon, { signal });
+  // A page that gets higher makes its frame no other size: the picture does, see view.js.
+  if (holder) page.addEventListener("resize", drawSoon, { signal });
   const dressed = () => dress(svg, paper);
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { dressed(); draw(); }, { signal });
   dressed();
