@@ -1,4 +1,5 @@
 // The panel that tells all about the frame that is pointed at: whole name, weight, origin, and shares.
+import { bandAt, describeBand, waysInto } from "./bands.js";
 import { painter } from "./colours.js";
 import { colour, create } from "./elements.js";
 import { nameOf } from "./model.js";
@@ -25,6 +26,7 @@ export function makeDetails(picture) {
     const { hovered, byKeyboard, graph, current, tree, isStill } = picture;
     const message = isStill ? "" : picture.message;
     const node = isStill ? -1 : hovered >= 0 ? hovered : byKeyboard && graph.contains(document.activeElement) ? current : -1;
+    const band = node >= 0 ? bandAt(picture, node) : undefined;
     const x = layout.side;
     const room = picture.width - 2 * x - 30;
     panel.setAttribute("x", x);
@@ -33,16 +35,16 @@ export function makeDetails(picture) {
     for (const line of [nameLine, originLine, sharesLine]) line.setAttribute("x", x + 22);
     let lines = 1;
     if (node >= 0) {
-      lines = writeName(nameOf(picture.model, tree.frame[node]), ` (${weightOf(picture, node)})`, room, x + 22);
-      swatch.setAttribute("fill", painter(picture)(node));
+      lines = band ? writeLines(nameLine, describeBand(picture, band), room, x + 22, 17) : writeName(nameOf(picture.model, tree.frame[node]), ` (${weightOf(picture, node)})`, room, x + 22);
+      swatch.setAttribute("fill", band ? colour("narrow") : painter(picture)(node));
     } else {
       write(nameLine, picture.zoom ? `Zoomed: ${describe(picture, picture.zoom)}` : `All: ${weightOf(picture, 0)}`, room);
       swatch.setAttribute("fill", colour("edge"));
     }
     const below = 17 + lines * LINE;
     const isHint = node < 0 && !message;
-    const origin = isHint ? writeOne(originLine, hint(picture), room, below) : writeLines(originLine, message || originOf(picture, node), room, x + 22, below);
-    const shares = writeLines(sharesLine, node >= 0 ? sharesOf(picture, node) + folded(picture, node) : "", room, x + 22, 17 + (lines + origin) * LINE);
+    const origin = isHint ? writeOne(originLine, hint(picture), room, below) : writeLines(originLine, message || (band ? waysInto(picture, band) : originOf(picture, node)), room, x + 22, below);
+    const shares = writeLines(sharesLine, node >= 0 && !band ? sharesOf(picture, node) + folded(picture, node) : "", room, x + 22, 17 + (lines + origin) * LINE);
     lines += Math.max(origin + shares - 2, 0);
     picture.detailsHeight = Math.max(cardRoom(picture), layout.details + (lines - 1) * LINE);
     panel.setAttribute("height", picture.detailsHeight - 12);

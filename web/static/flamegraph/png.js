@@ -1,4 +1,5 @@
 // The picture as an image.
+import { allFrames } from "./draw.js";
 
 // A copy of all of it. Once this returns, what is on the screen is as it was, so nobody sees how it was made.
 function still(picture, drawSurroundings) {
@@ -6,10 +7,10 @@ function still(picture, drawSurroundings) {
   Object.assign(picture, { isStill: true, byKeyboard: false });
   drawSurroundings();
   const copy = svg.cloneNode(true);
+  copy.querySelector("#fg-frames").replaceChildren(allFrames(picture));
   Object.assign(picture, { isStill: false, byKeyboard });
   drawSurroundings();
   copy.querySelector("#fg-ring").remove();
-  for (const rect of copy.querySelectorAll("#fg-frames [stroke]")) rect.removeAttribute("stroke");
   return copy;
 }
 
