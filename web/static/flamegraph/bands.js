@@ -15,7 +15,9 @@ export function bandsOf(picture, { wide, below, covered, scale }, slots) {
   const found = [];
   const isCovered = (row, by) => row >= covered.from - by && row <= covered.to + by;
   for (const parent of wide) {
-    if (tree.first[parent] === tree.first[parent + 1] || !isCovered(rowOf(picture, parent), 1)) continue;
+    if (tree.first[parent] === tree.first[parent + 1]) continue;
+    // On a band there is nothing, on a frame that is merely out of sight there may be something.
+    if (!shown.has(parent) && (isCovered(rowOf(picture, parent), 0) || !isCovered(rowOf(picture, parent), 1))) continue;
     let run = null;
     const close = () => {
       if (run && run.weight * scale >= layout.narrowest && isCovered(rowOf(picture, run.first), 0)) found.push(run);

@@ -1,6 +1,6 @@
 // Which frames are drawn: those wide enough to be seen, and where these are too many for the document, what is on the
 // screen before everything else.
-import { rowOf, rowsInSight, rowY } from "./rows.js";
+import { heightOf, rowOf, rowsInSight, rowY } from "./rows.js";
 import { ancestors } from "./tree.js";
 
 export const LABELLED = 26; // pixels: a narrower frame has no room for a word
@@ -53,7 +53,7 @@ export function choose(picture, inImage = false) {
   const chosen = { above, wide, room, scale };
   if (needed <= most) return { ...chosen, below: wide, covered: EVERYWHERE };
   if (inImage) return { ...chosen, ...nearest(picture, wide, elements, most, EVERYWHERE) };
-  const { from, to } = rowsInSight(picture, rootMoves(picture));
+  const { from, to } = rowsInSight(picture, picture.rootBefore === null ? scrolledAtFirst(picture) : rootMoves(picture));
   return { ...chosen, ...nearest(picture, wide, elements, most, { from: from - MARGIN, to: to + MARGIN }) };
 }
 
@@ -61,6 +61,13 @@ export function choose(picture, inImage = false) {
 export function rootMoves(picture) {
   const { standalone, state, rootBefore } = picture;
   return standalone && !state.icicle && rootBefore !== null ? rowY(picture, 0) - rootBefore : 0;
+}
+
+// By how much a picture that is opened is scrolled, about, until its root is seen, see showRoot() in view.js.
+function scrolledAtFirst(picture) {
+  const { standalone, state, zoom, scrolledOff, top, layout } = picture;
+  if (!standalone || state.icicle || zoom || scrolledOff) return 0;
+  return Math.max(0, top + heightOf(picture) + layout.details - window.innerHeight);
 }
 
 // No more frames than `room` elements can be made of: the widest of some rows, then all of the rows next to these.

@@ -355,7 +355,11 @@ function open(svg) {
     lookUp();
     picture.current = picture.zoom;
     picture.hovered = -1;
+    picture.message = "";
+    const isGone = zoom && !picture.zoom;
+    if (isGone) picture.message = "The frame that the link zooms to is not in this picture";
     draw();
+    if (isGone) remember(picture, false); // it would be sent on
     tell("change", view());
   }
 
