@@ -151,8 +151,9 @@ def test_a_zoom_that_the_picture_has_not_is_told_of_once_and_dropped(
 ) -> None:
     gone = "#search=vfs&zoom=3-0123456789abcdef"
     if shown == "file":
-        page.goto(open_file(page, tmp_path) + gone)
-        page.reload()
+        address = open_file(page, tmp_path)
+        page.goto("about:blank")  # else it would be the same document
+        page.goto(address + gone)
         inner = page.main_frame
     else:
         page.goto(served(pictures(table_of(STACKS), "/flamegraph.js")) + "/" + gone)
