@@ -143,3 +143,26 @@ def test_the_address_brings_every_choice_back(graph: Page) -> None:
     graph.wait_for_function("document.documentElement.pilotlight.view().sandwich === 'x'")
     view = graph.evaluate("document.documentElement.pilotlight.view()")
     assert view["kinds"] == [] and view["colour"] == "kind" and view["zoom"] == ""
+
+
+@pytest.mark.parametrize("shown", ["file", "page"])
+def test_a_zoom_that_the_picture_has_not_is_told_of_once_and_dropped(
+    page: Page, served: Serve, tmp_path: Path, shown: str
+) -> None:
+    gone = "#search=vfs&zoom=3-0123456789abcdef"
+    if shown == "file":
+        address = open_file(page, tmp_path)
+        page.goto("about:blank")  # else it would be the same document
+        page.goto(address + gone)
+        inner = page.main_frame
+    else:
+        page.goto(served(pictures(table_of(STACKS), "/flamegraph.js")) + "/" + gone)
+        inner = picture_in(page)
+    said = inner.locator("#fg-details-origin")
+    expect(said).to_have_text("The frame that the link zooms to is not in this picture")
+    expect(page).to_have_url(re.compile("#search=vfs$"))
+    expect(inner.get_by_role("status")).to_have_text("Matched: 20.00 %")
+    inner.locator('[aria-label^="main ("]').hover()
+    expect(said).to_contain_text("native")
+    page.mouse.move(5, 5)
+    expect(said).to_contain_text("Hover for details")

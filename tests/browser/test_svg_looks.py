@@ -293,7 +293,7 @@ def test_any_name_is_shown_found_copied_and_zoomed_into(page: Page, tmp_path: Pa
 def test_a_hundred_thousand_siblings_are_drawn_as_far_as_they_can_be(page: Page, tmp_path: Path) -> None:
     siblings = [([Frame(f"sibling_{i:06}", Kind.NATIVE)], 1 + i % 3) for i in range(100_000)]
     open_file(page, tmp_path, table_of(siblings))
-    assert names(page) == ["all"] and page.locator("#fg-frames path").count() == 1
+    assert names(page) == ["all", "100,000 frames too narrow to draw: 199,999 samples, 100.00 %"]
     page.keyboard.press("/")
     page.keyboard.type("sibling_0777..$")
     expect(page.get_by_role("status")).to_have_text("Matched: 0.10 %")
@@ -315,3 +315,32 @@ def test_two_thousand_levels_are_walked_from_end_to_end(page: Page, tmp_path: Pa
     for change in ("{ reverse: true }", "{ reverse: false, collapse: true }"):
         page.evaluate(f"document.documentElement.pilotlight.change({change})")
         assert page.evaluate("document.documentElement.pilotlight.total()") == 5
+
+
+def test_the_card_at_rest_is_whole_on_a_small_screen_and_covers_no_frame(touch: Page) -> None:
+    frame(touch, "vfs_read").tap()
+    frame(touch, "vfs_read").tap()
+    touch.evaluate("document.querySelector('#fg-frames').dispatchEvent(new PointerEvent('pointerleave'))")
+    name, hint = touch.locator("#fg-details-name"), touch.locator("#fg-details-origin")
+    expect(name).to_have_text("Zoomed: vfs_read (2,000 samples, 20.00 %, 20 s CPU)")
+    expect(hint).to_have_text("Tap a frame for details, tap it again to zoom · tap its caller to zoom out")
+    for line in [*name.locator("tspan").all(), *hint.locator("tspan").all()]:
+        box = line.bounding_box()
+        assert box is not None and box["x"] + box["width"] <= 390 - 14
+    root, card = frame(touch, "all").bounding_box(), touch.locator("#fg-details rect").first.bounding_box()
+    last = hint.bounding_box()
+    assert root is not None and card is not None and last is not None
+    assert root["y"] + root["height"] <= card["y"] and last["y"] + last["height"] <= card["y"] + card["height"]
+
+
+def test_of_a_long_name_that_is_zoomed_to_the_weight_is_seen(page: Page, tmp_path: Path) -> None:
+    name = "ns::" + "Template<int, std::vector<char>>::" * 20 + "run"
+    open_file(page, tmp_path, table_of([([Frame(name, Kind.NATIVE)], 3)]))
+    frame(page, name).click()
+    page.mouse.move(5, 5)
+    expect(page.locator("#fg-details-name")).to_contain_text(
+        re.compile(r"^Zoomed: ns::.*… \(3 samples, 100.00 %, 30 ms CPU\)$")
+    )
+    box = page.locator("#fg-details").bounding_box()
+    root = frame(page, "all").bounding_box()
+    assert box is not None and root is not None and root["y"] + root["height"] <= box["y"]

@@ -81,9 +81,10 @@ def test_frames_too_narrow_to_draw_are_hinted_at_and_found_by_search(page: Page,
     crumbs = [([MAIN, Frame(f"crumb{i}", Kind.NATIVE)], 1) for i in range(200)]
     (tmp_path / "x.svg").write_bytes(write_svg(build_tree(table_of([*crumbs, ([ZEBRA], 99_800)])), CAPTION))
     page.goto((tmp_path / "x.svg").as_uri())
-    assert names(page) == ["all", "main", "zebra"]
-    hints = page.locator("#fg-frames path")
-    assert hints.count() == 1 and hints.get_attribute("fill") != "#c026d3"
+    band = "200 frames too narrow to draw: 200 samples, 0.20 %"
+    assert names(page) == ["all", "main", "zebra", band]
+    hints = page.locator(f'[role=treeitem][aria-label="{band}"]')
+    assert hints.get_attribute("fill") == "url(#fg-hatch)"
     page.keyboard.press("/")
     page.keyboard.type("crumb")
     expect(page.get_by_role("status")).to_have_text("Matched: 0.20 %")

@@ -135,3 +135,18 @@ def test_picture_that_fits_is_not_scrolled(graph: Page) -> None:
     frame(graph, "parse_header").click()
     graph.keyboard.press("i")
     assert graph.evaluate("scrollY") == 0
+
+
+def test_frame_of_a_tall_picture_follows_the_height_of_the_window(page: Page, served: Serve) -> None:
+    page.set_viewport_size({"width": 1440, "height": 600})
+    page.goto(served(pictures(table_of(TALL), "/flamegraph.js")) + "/")
+    page.wait_for_function("document.querySelector('iframe').clientHeight > 400")
+    for height in (1400, 700):
+        page.set_viewport_size({"width": 1440, "height": height})
+        page.wait_for_function(
+            """height => {
+              const { top, bottom } = document.querySelector('iframe').getBoundingClientRect();
+              return top + scrollY < 100 && Math.abs(bottom + scrollY - height) < 40;
+            }""",
+            arg=height,
+        )

@@ -31,7 +31,7 @@ export function painter(picture) {
   const dark = isDark();
   const known = new Map();
   const shaded = (key, make) => {
-    if (!known.has(key)) known.set(key, dark ? mixed(make(), DARK_PAPER, 0.22) : make());
+    if (!known.has(key)) known.set(key, onPaper(make(), dark));
     return known.get(key);
   };
   const byKind = (frame) => data.kinds[frames.kind[frame]].shades[frames.shade[frame]];
@@ -46,6 +46,10 @@ export function painter(picture) {
     return shaded(frame, () => (plain(frame) ? byKind(frame) : state.colour === "module" ? hashed(binaryOf(model, frame)) : warm(functionKey(model, frame))));
   };
 }
+
+const onPaper = (colour, dark) => (dark ? mixed(colour, DARK_PAPER, 0.22) : colour);
+
+export const moduleColour = (binary) => onPaper(hashed(binary), isDark());
 
 function hashed(text) {
   let hash = 0x811c9dc5;

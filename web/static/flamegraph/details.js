@@ -1,9 +1,10 @@
 // The panel that tells all about the frame that is pointed at: whole name, weight, origin, and shares.
+import { bandAt, describeBand, waysInto } from "./bands.js";
 import { painter } from "./colours.js";
 import { colour, create } from "./elements.js";
 import { nameOf } from "./model.js";
 import { cardRoom, graphBottom } from "./view.js";
-import { describe, originOf, sharesOf, weightOf, widthOf, wrapped, write } from "./words.js";
+import { originOf, sharesOf, weightOf, widthOf, wrapped, write } from "./words.js";
 
 const LINE = 16;
 const MOST_LINES = 8; // of a name
@@ -22,8 +23,10 @@ export function makeDetails(picture) {
   picture.detailsHeight = layout.details;
 
   function draw() {
-    const { hovered, byKeyboard, graph, current, message, tree } = picture;
-    const node = hovered >= 0 ? hovered : byKeyboard && graph.contains(document.activeElement) ? current : -1;
+    const { hovered, byKeyboard, graph, current, tree, isStill } = picture;
+    const message = isStill ? "" : picture.message;
+    const node = isStill ? -1 : hovered >= 0 ? hovered : byKeyboard && graph.contains(document.activeElement) ? current : -1;
+    const band = node >= 0 ? bandAt(picture, node) : undefined;
     const x = layout.side;
     const room = picture.width - 2 * x - 30;
     panel.setAttribute("x", x);
@@ -32,18 +35,19 @@ export function makeDetails(picture) {
     for (const line of [nameLine, originLine, sharesLine]) line.setAttribute("x", x + 22);
     let lines = 1;
     if (node >= 0) {
-      lines = writeName(nameOf(picture.model, tree.frame[node]), ` (${weightOf(picture, node)})`, room, x + 22);
-      swatch.setAttribute("fill", painter(picture)(node));
+      lines = band ? writeLines(nameLine, describeBand(picture, band), room, x + 22, 17) : writeName(nameOf(picture.model, tree.frame[node]), ` (${weightOf(picture, node)})`, room, x + 22);
+      swatch.setAttribute("fill", band ? colour("narrow") : painter(picture)(node));
     } else {
-      write(nameLine, picture.zoom ? `Zoomed: ${describe(picture, picture.zoom)}` : `All: ${weightOf(picture, 0)}`, room);
+      lines = writeResting(room, x + 22);
       swatch.setAttribute("fill", colour("edge"));
     }
     const below = 17 + lines * LINE;
     const isHint = node < 0 && !message;
-    const origin = isHint ? writeOne(originLine, hint(picture), room, below) : writeLines(originLine, message || originOf(picture, node), room, x + 22, below);
-    const shares = writeLines(sharesLine, node >= 0 ? sharesOf(picture, node) + folded(picture, node) : "", room, x + 22, 17 + (lines + origin) * LINE);
-    lines += Math.max(origin + shares - 2, 0);
-    picture.detailsHeight = Math.max(cardRoom(picture), layout.details + (lines - 1) * LINE);
+    const origin = isHint ? writeLines(originLine, hint(picture), room, x + 22, below, mostLines() - lines) : writeLines(originLine, message || (band ? waysInto(picture, band) : originOf(picture, node)), room, x + 22, below);
+    const words = node >= 0 && !band ? sharesOf(picture, node) + folded(picture, node) : "";
+    const shares = writeLines(sharesLine, words, room, x + 22, 17 + (lines + origin) * LINE);
+    lines += origin + (words ? shares : 0);
+    picture.detailsHeight = Math.max(cardRoom(picture), layout.details + (lines - 3) * LINE);
     panel.setAttribute("height", picture.detailsHeight - 12);
     swatch.setAttribute("height", picture.detailsHeight - 28);
     place();
@@ -55,10 +59,26 @@ export function makeDetails(picture) {
     return 1;
   }
 
-  // How many lines a text takes, broken between words.
-  function writeLines(element, words, room, x, y) {
-    const rows = wrapped(element, words, room);
-    if (rows.length === 1) writeOne(element, words, room, y);
+  // How many lines there are where nothing is pointed at, so that the card covers no frames then.
+  const mostLines = () => 3 + Math.floor((cardRoom(picture) - layout.details) / LINE);
+
+  // What all of it or the zoomed frame weighs, which is never cut off; a long name is.
+  function writeResting(room, x) {
+    const { zoom, model, tree } = picture;
+    const weight = weightOf(picture, zoom);
+    if (!zoom) return writeLines(nameLine, `All: ${weight}`, room, x, 17, mostLines() - 1);
+    return writeName(`Zoomed: ${nameOf(model, tree.frame[zoom])}`, ` (${weight})`, room, x, mostLines() - 1);
+  }
+
+  // How many lines a text takes, broken between words; what there is no line for is cut off.
+  function writeLines(element, words, room, x, y, most = Infinity) {
+    let rows = wrapped(element, words, room);
+    if (rows.length > most) {
+      write(measured, rows.slice(most - 1).join(" "), room);
+      rows = [...rows.slice(0, most - 1), measured.textContent];
+      measured.textContent = "";
+    }
+    if (rows.length === 1) writeOne(element, rows[0], room, y);
     else {
       element.setAttribute("y", y);
       const isLast = (i) => i === rows.length - 1;
@@ -68,13 +88,13 @@ export function makeDetails(picture) {
   }
 
   // The name takes as many lines as it needs; what it weighs is never cut off.
-  function writeName(name, weight, room, x) {
+  function writeName(name, weight, room, x, most = MOST_LINES) {
     write(nameLine, name + weight, Infinity);
     if (widthOf(nameLine, name + weight) <= room) return 1;
     nameLine.textContent = "";
     let rest = name;
     let lines = 0;
-    while (rest && lines < MOST_LINES - 1) {
+    while (rest && lines < most - 1) {
       write(measured, rest, room);
       const cut = measured.textContent.endsWith("…") && measured.textContent !== rest;
       const taken = cut ? measured.textContent.slice(0, -1) || rest.slice(0, 1) : rest;
@@ -84,7 +104,7 @@ export function makeDetails(picture) {
     }
     write(measured, weight, room);
     if (rest) {
-      const left = create("tspan", { x, dy: LINE }, nameLine, "");
+      const left = create("tspan", { x, dy: lines ? LINE : 0 }, nameLine, "");
       write(measured, rest, Math.max(room - 7.6 * weight.length, 30));
       left.textContent = measured.textContent + weight;
       lines++;
@@ -103,7 +123,8 @@ export function makeDetails(picture) {
   // In its place below the graph, or at the edge of the window while that is scrolled out of sight; it grows upwards.
   function place() {
     const bottom = graphBottom(picture) + cardRoom(picture);
-    const y = Math.max(picture.top, Math.min(bottom, picture.scrolledOff + window.innerHeight + 4) - picture.detailsHeight);
+    const edge = picture.isStill ? Infinity : picture.scrolledOff + window.innerHeight + 4;
+    const y = Math.max(picture.top, Math.min(bottom, edge) - picture.detailsHeight);
     details.setAttribute("transform", `translate(0 ${y.toFixed(1)})`);
   }
 

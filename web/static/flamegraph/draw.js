@@ -1,14 +1,14 @@
 // Draws frames: only those wide enough to be seen are in the document.
+import { bandAt, bandsOf, describeBand, MOST_BANDS } from "./bands.js";
+import { choose, LABELLED } from "./choose.js";
 import { MATCH, painter } from "./colours.js";
 import { order } from "./derive.js";
 import { colour, create } from "./elements.js";
 import { functionKey, nameOf, shownOf } from "./model.js";
-import { ancestors } from "./tree.js";
+import { rowOf, rowY } from "./rows.js";
 import { describe, fit } from "./words.js";
 
-const LABELLED = 26; // pixels: a narrower frame has no room for a word
 const DIMMED = "0.4"; // the opacity of what does not match, and of the zoomed frame's callers
-const MOST_CALLERS = 800; // of the zoomed frame: of a longer path the nearest are drawn, and the root
 
 export function makeFrames(picture) {
   const { byId, layout } = picture;
@@ -25,79 +25,46 @@ export function makeFrames(picture) {
     label: create("text", { "pointer-events": "none", "aria-hidden": "true" }),
   };
   blank.frame.style.outline = "none"; // the ring is drawn instead, which neighbours do not cover
-  Object.assign(picture, { graph, ring, blank, elements: new Map(), drawn: [], rows: { up: 1, down: 0 } });
+  Object.assign(picture, { graph, ring, blank, elements: new Map(), bands: [], drawn: [], wide: [], rows: { up: 1, down: 0 } });
 }
 
-// How many rows from the root's a node is; callers in a sandwich are on the other side of it.
-export const rowOf = ({ tree }, node) => (tree.side?.[node] < 0 ? -tree.level[node] : tree.level[node]);
-
-export function rowY({ state, layout, rows, top }, row) {
-  return top + (state.icicle ? row + rows.down : rows.up - 1 - row) * layout.row;
+// Draws what was chosen in the place of what was drawn before.
+export function drawFrames(picture, chosen) {
+  const { graph, tree } = picture;
+  const band = picture.current < tree.size ? null : bandAt(picture, picture.current);
+  const { paper, elements, bands } = framesOf(picture, chosen);
+  Object.assign(picture, { elements, bands, covered: chosen.covered, wide: chosen.wide, drawn: [...chosen.above, ...chosen.below] });
+  // The band that the keyboard is on may have another number now.
+  const again = band ? bands.findIndex(({ parent, first }) => parent === band.parent && first === band.first) : -1;
+  if (again >= 0) picture.current = tree.size + again;
+  if (!elements.has(picture.current)) picture.current = picture.zoom;
+  if (!elements.has(picture.hovered) || picture.hovered >= tree.size) picture.hovered = -1;
+  graph.replaceChildren(paper);
+  if (picture.marked) highlight(picture, picture.marked);
+  elements.get(picture.hovered)?.setAttribute("stroke", colour("outline"));
 }
 
-export const heightOf = ({ rows, layout }) => (rows.up + rows.down) * layout.row;
+// All rows of the picture, for an image of it.
+export const allFrames = (picture) => framesOf(picture, choose(picture, true)).paper;
 
-// The frames below `zoom` that are wide enough, callers first, and no more than `room` elements can be made of.
-function pick({ tree, weight, layout }, zoom, scale, room) {
-  const least = layout.narrowest / scale;
-  const found = [zoom];
-  for (let i = 0; i < found.length; i++) {
-    for (let child = tree.first[found[i]]; child < tree.first[found[i] + 1]; child++) {
-      if (weight[child] >= least) found.push(child);
-    }
-  }
-  const elements = (node) => (weight[node] * scale > LABELLED ? 2 : 1);
-  let needed = 0;
-  for (const node of found) needed += elements(node);
-  if (needed <= room) return found;
-  found.sort((a, b) => weight[b] - weight[a] || a - b);
-  let kept = 0;
-  for (let used = elements(found[0]); kept < found.length && used <= room; used += elements(found[kept] ?? 0)) kept++;
-  return found.slice(0, Math.max(kept, 1)).sort((a, b) => a - b);
-}
-
-// With a row for what is too narrow to be drawn above the topmost frames.
-function rowsOf({ tree }, nodes) {
-  const rows = { up: 1, down: 0 };
-  for (const node of nodes) {
-    const deep = tree.level[node] + (tree.first[node + 1] > tree.first[node]);
-    if (tree.side?.[node] < 0) rows.down = Math.max(rows.down, deep);
-    else rows.up = Math.max(rows.up, deep + 1);
-  }
-  return rows;
-}
-
-const larger = (a, b) => ({ up: Math.max(a.up, b.up), down: Math.max(a.down, b.down) });
-
-// Which nodes are to be drawn, and how many rows that takes.
-export function choose(picture) {
-  const { tree, weight, layout, zoom, width, rowsSeen } = picture;
-  const room = width - 2 * layout.side;
-  const scale = room / (weight[zoom] || 1);
-  const path = ancestors(tree, zoom);
-  const above = path.length > MOST_CALLERS ? [0, ...path.slice(-MOST_CALLERS)] : path;
-  const below = pick(picture, zoom, scale, Math.max(400, layout.mostElements - 2 * above.length));
-  // The picture never gets lower than that of everything, so that a zoom moves nothing.
-  if (!rowsSeen.has(width)) rowsSeen.set(width, rowsOf(picture, zoom ? pick(picture, 0, room / (weight[0] || 1), layout.mostElements) : below));
-  picture.drawn = [...above, ...below];
-  picture.rows = larger(rowsSeen.get(width), rowsOf(picture, picture.drawn));
-  return { above, below, room, scale };
-}
-
-export function drawFrames(picture, { above, below, room, scale }) {
-  const { graph, layout, weight, zoom, matches } = picture;
+function framesOf(picture, chosen) {
+  const { layout, weight, zoom, tree } = picture;
+  const { above, below, room, scale } = chosen;
   const { slots, start } = order(picture);
   const left = (node) => layout.side + (start[node] - start[zoom]) * scale;
   const paper = document.createDocumentFragment();
   const paint = painter(picture);
-  picture.elements = new Map();
-  for (const node of above) drawFrame(picture, paper, paint, node, layout.side, room, true);
-  for (const node of below) drawFrame(picture, paper, paint, node, left(node), node === zoom ? room : weight[node] * scale, false);
-  drawNarrow(picture, paper, below, slots, left, scale, matches);
-  graph.replaceChildren(paper);
+  const elements = new Map();
+  for (const node of above) drawFrame(picture, paper, elements, paint, node, layout.side, room, true);
+  for (const node of below) drawFrame(picture, paper, elements, paint, node, left(node), node === zoom ? room : weight[node] * scale, false);
+  const all = bandsOf(picture, chosen, slots);
+  const bands = all.slice(0, MOST_BANDS);
+  for (const [i, band] of bands.entries()) drawBand(picture, paper, elements, band, tree.size + i, left(band.first), scale);
+  drawLesser(picture, paper, all.slice(MOST_BANDS), left, scale);
+  return { paper, elements, bands };
 }
 
-function drawFrame(picture, paper, paint, node, x, wide, faded) {
+function drawFrame(picture, paper, elements, paint, node, x, wide, faded) {
   const { tree, model, matches, layout, blank, zoom, state } = picture;
   const frame = tree.frame[node];
   const y = rowY(picture, rowOf(picture, node));
@@ -116,7 +83,7 @@ function drawFrame(picture, paper, paint, node, x, wide, faded) {
   if (node === zoom && node) rect.setAttribute("aria-current", "true");
   if (faded) rect.setAttribute("opacity", DIMMED);
   else if (matches && !matches.error && !found) rect.setAttribute("opacity", matches.within[node] ? 0.75 : DIMMED);
-  picture.elements.set(node, rect);
+  elements.set(node, rect);
   const name = state.names === "full" ? nameOf(model, frame) : shownOf(model, frame);
   const label = wide > LABELLED ? fit(name, wide - 7, layout.character) : "";
   if (label) {
@@ -131,37 +98,37 @@ function drawFrame(picture, paper, paint, node, x, wide, faded) {
   }
 }
 
-// What is not drawn is at least seen to be there: neighbours run together, in one path for all of them.
-function drawNarrow(picture, paper, nodes, slots, left, scale, matches) {
-  const { tree, weight, layout } = picture;
-  const shown = new Set(nodes);
-  const paths = { [colour("narrow")]: "", [MATCH]: "" };
-  for (const node of nodes) {
-    let run = null;
-    const close = () => {
-      const wide = run ? run.total * scale : 0;
-      if (wide >= layout.narrowest) {
-        const y = rowY(picture, rowOf(picture, run.first));
-        paths[run.matched ? MATCH : colour("narrow")] += `M${left(run.first).toFixed(1)} ${y}h${wide.toFixed(1)}v${layout.row - 1}h${(-wide).toFixed(1)}z`;
-      }
-      run = null;
-    };
-    for (let slot = tree.first[node]; slot < tree.first[node + 1]; slot++) {
-      const child = slots[slot];
-      if (run && tree.side && tree.side[child] !== tree.side[run.first]) close();
-      if (shown.has(child)) {
-        close();
-        continue;
-      }
-      run ??= { first: child, total: 0, matched: false };
-      run.total += weight[child];
-      run.matched ||= Boolean(matches?.within[child]);
-    }
-    close();
+// What is not drawn is at least seen to be there.
+function drawBand(picture, paper, elements, band, node, x, scale) {
+  const { tree, layout, blank } = picture;
+  const rect = blank.frame.cloneNode();
+  rect.setAttribute("x", x.toFixed(2));
+  rect.setAttribute("y", rowY(picture, rowOf(picture, band.first)));
+  rect.setAttribute("width", (band.weight * scale).toFixed(2));
+  rect.setAttribute("aria-level", tree.level[band.first] + 1);
+  rect.setAttribute("aria-label", describeBand(picture, band));
+  for (const [name, value] of Object.entries(lookOf(picture, band))) rect.setAttribute(name, value);
+  rect.node = node;
+  paper.append(rect);
+  elements.set(node, rect);
+}
+
+function lookOf({ matches }, { matched }) {
+  if (!matches || matches.error) return { fill: "url(#fg-hatch)" };
+  return matched ? { fill: MATCH, opacity: 0.4 } : { fill: "url(#fg-hatch)", opacity: DIMMED };
+}
+
+// The narrowest of very many bands are too many themselves: they can be seen, and no more.
+function drawLesser(picture, paper, bands, left, scale) {
+  const paths = new Map();
+  for (const band of bands) {
+    const look = JSON.stringify(lookOf(picture, band));
+    const wide = band.weight * scale;
+    const shape = `M${left(band.first).toFixed(1)} ${rowY(picture, rowOf(picture, band.first))}h${wide.toFixed(1)}v${picture.layout.row - 1}h${(-wide).toFixed(1)}z`;
+    paths.set(look, (paths.get(look) ?? "") + shape);
   }
-  for (const [fill, path] of Object.entries(paths)) {
-    if (!path) continue;
-    const run = create("path", { d: path, fill, opacity: 0.4 }, paper);
+  for (const [look, d] of paths) {
+    const run = create("path", { d, ...JSON.parse(look) }, paper);
     create("title", {}, run, "Frames too narrow, or too many, to draw. Zoom in to see them.");
   }
 }
@@ -182,7 +149,9 @@ export function drawRing({ elements, current, byKeyboard, ring }) {
 }
 
 // Marks all frames of a function; none where there is no key.
-export function highlight({ model, tree, elements, svg }, key) {
+export function highlight(picture, key) {
+  const { model, tree, elements, svg } = picture;
+  picture.marked = key;
   for (const rect of svg.querySelectorAll("[data-marked]")) {
     rect.removeAttribute("data-marked");
     rect.removeAttribute("stroke");
@@ -190,7 +159,7 @@ export function highlight({ model, tree, elements, svg }, key) {
   }
   if (!key) return;
   for (const [node, rect] of elements) {
-    if (functionKey(model, tree.frame[node]) !== key) continue;
+    if (node >= tree.size || functionKey(model, tree.frame[node]) !== key) continue;
     rect.setAttribute("data-marked", "");
     rect.setAttribute("stroke", colour("accent"));
     rect.setAttribute("stroke-width", 2);

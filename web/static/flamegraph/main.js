@@ -3,19 +3,22 @@
 // strangers, so text is only ever set as textContent or attributes.
 import { remember, remembered } from "./address.js";
 import { load } from "./below.js";
+import { bandAt, describeBand, waysInto } from "./bands.js";
 import { dress } from "./colours.js";
 import { derive, PLAIN, SHAPES, weigh } from "./derive.js";
 import { makeDetails } from "./details.js";
-import { choose, drawFrames, drawRing, highlight, makeFrames, rowY } from "./draw.js";
+import { choose, rootMoves } from "./choose.js";
+import { drawFrames, drawRing, highlight, makeFrames } from "./draw.js";
 import { create } from "./elements.js";
 import { makeLegend } from "./legend.js";
 import { around, functionsOf } from "./functions.js";
 import { functionKey, nameOf, nodeKey, nodeOfKey, read } from "./model.js";
 import { save, toPng } from "./png.js";
+import { rowY } from "./rows.js";
 import { search } from "./search.js";
 import { makeStrip } from "./strip.js";
 import { makeToolbar, nextColour } from "./toolbar.js";
-import { cardRoom, graphBottom, look, measure, reveal, scroll, setHeight, showRoot } from "./view.js";
+import { cardRoom, graphBottom, isCovered, look, measure, reveal, scroll, setHeight, showRoot } from "./view.js";
 import { step } from "./walk.js";
 import { describe, originOf, write } from "./words.js";
 
@@ -46,6 +49,7 @@ function open(svg) {
     matches: null, // see search.js
     message: "", // said once, until the next thing is pointed at
     isLoading: false, // see below.js
+    isStill: false, // whether it is drawn as if nothing were scrolled, pointed at or focused
     more: false, // whether all buttons are shown where there is little room
     width: 0,
     focusNode,
@@ -70,7 +74,7 @@ function open(svg) {
     hide: () => change({ hide: picture.state.search, search: "" }),
     colour: () => change({ colour: nextColour(picture.state.colour) }),
     names: () => change({ names: picture.state.names === "full" ? "short" : "full" }),
-    png: () => save(picture).catch((error) => say(`The image could not be made: ${error.message}`)),
+    png: () => save(picture, drawSurroundings).catch((error) => say(`The image could not be made: ${error.message}`)),
     more: () => { picture.more = !picture.more; draw(); },
   };
   const toolbar = makeToolbar(picture, change, act);
@@ -89,21 +93,25 @@ function open(svg) {
     performance.clearMeasures("pilotlight:draw");
     const began = performance.now();
     const focused = graph.contains(document.activeElement);
-    const rootBefore = drawnOnce ? rowY(picture, 0) : 0;
+    picture.rootBefore = drawnOnce ? rowY(picture, 0) : null;
     measure(picture);
     legend.arrange();
     toolbar.arrange();
     drawFrames(picture, choose(picture));
-    if (!picture.elements.has(picture.current)) picture.current = picture.zoom;
     picture.elements.get(picture.current).setAttribute("tabindex", "0");
     if (focused) picture.elements.get(picture.current).focus({ preventScroll: true });
     drawRing(picture);
     drawSurroundings();
     // The root stays where it was on the screen when the picture grows or shrinks above it.
-    const moved = rowY(picture, 0) - rootBefore;
-    if (standalone && !picture.state.icicle && moved && drawnOnce) scroll(picture, moved);
+    const moved = rootMoves(picture);
+    if (moved) scroll(picture, moved);
     drawnOnce = true;
     performance.measure("pilotlight:draw", { start: began });
+  }
+
+  // Of very many frames those on the screen are drawn: others are once they are scrolled to.
+  function cover() {
+    if (!isCovered(picture)) draw();
   }
 
   // Everything that is not a frame.
@@ -132,11 +140,18 @@ function open(svg) {
     if (rect) {
       rect.setAttribute("stroke", "var(--fg-outline)");
       // Made only now: a <title> for each frame would double the document.
-      if (!rect.firstChild) create("title", {}, rect, `${describe(picture, node)}\n${originOf(picture, node)}`.trim());
+      if (!rect.firstChild) create("title", {}, rect, wordsOf(node).join("\n").trim());
     }
     details.draw();
-    tell("point", node >= 0 ? functionKey(picture.model, picture.tree.frame[node]) : null);
+    tell("point", keyOf(node));
   }
+
+  function wordsOf(node) {
+    const band = bandAt(picture, node);
+    return band ? [describeBand(picture, band), waysInto(picture, band)] : [describe(picture, node), originOf(picture, node)];
+  }
+
+  const keyOf = (node) => (node >= 0 && !bandAt(picture, node) ? functionKey(picture.model, picture.tree.frame[node]) : null);
 
   function tell(name, detail) {
     svg.dispatchEvent(new CustomEvent(`pilotlight:${name}`, { detail }));
@@ -163,7 +178,10 @@ function open(svg) {
     picture.hovered = -1;
     picture.message = "";
     draw();
-    if ("icicle" in next || "sandwich" in next) showRoot(picture);
+    if ("icicle" in next || "sandwich" in next) {
+      showRoot(picture);
+      cover();
+    }
     remember(picture, undoable);
     tell("change", view());
   }
@@ -179,6 +197,8 @@ function open(svg) {
   // Zooms to a frame; one that stands for what was folded away is replaced by that, where a server has it.
   async function enter(node) {
     const { model, tree } = picture;
+    const band = bandAt(picture, node);
+    if (band) return band.parent === picture.zoom ? say(waysInto(picture, band)) : change({ zoom: band.parent });
     if (!model.frames.isFolded[tree.frame[node]]) return change({ zoom: node });
     if (!model.data.source || tree.origin[node] < 0) return change({ zoom: node });
     if (picture.isLoading) return; // what comes takes the place of what is pointed at
@@ -229,18 +249,20 @@ function open(svg) {
       picture.elements.get(picture.current)?.setAttribute("tabindex", "-1");
       picture.current = node;
       picture.elements.get(node)?.setAttribute("tabindex", "0");
-      if (picture.byKeyboard) tell("point", functionKey(picture.model, picture.tree.frame[node]));
+      if (picture.byKeyboard) tell("point", keyOf(node));
     }
     drawFocus();
   });
   svg.addEventListener("focusout", () => requestAnimationFrame(drawFocus));
 
   function focusNode(node) {
-    if (!picture.elements.has(node)) return;
     picture.byKeyboard = true;
     hover(-1);
-    picture.elements.get(node).focus({ preventScroll: true });
+    picture.elements.get(picture.current)?.setAttribute("tabindex", "-1");
+    picture.current = node; // which has it drawn, if it is not
     reveal(picture, node);
+    if (!picture.elements.has(node) || !isCovered(picture)) draw();
+    picture.elements.get(picture.current).focus({ preventScroll: true });
   }
 
   graph.addEventListener("keydown", (event) => {
@@ -253,7 +275,11 @@ function open(svg) {
   });
 
   const BESIDE = new Set(["ArrowLeft", "ArrowRight"]); // the arrows that scroll nothing here
-  const pointedAt = () => (picture.hovered >= 0 ? picture.hovered : picture.current);
+  // Of a band it is the caller.
+  function pointedAt() {
+    const node = picture.hovered >= 0 ? picture.hovered : picture.current;
+    return bandAt(picture, node)?.parent ?? node;
+  }
   const exactly = (node) => `^${nameOf(picture.model, picture.tree.frame[node]).replace(/[\\^$.*+?()[\]{}|]/g, "\\$&")}$`;
   const wanted = () => picture.state.search || (pointedAt() ? exactly(pointedAt()) : "");
 
@@ -329,7 +355,11 @@ function open(svg) {
     lookUp();
     picture.current = picture.zoom;
     picture.hovered = -1;
+    picture.message = "";
+    const isGone = zoom && !picture.zoom;
+    if (isGone) picture.message = "The frame that the link zooms to is not in this picture";
     draw();
+    if (isGone) remember(picture, false); // it would be sent on
     tell("change", view());
   }
 
@@ -343,7 +373,8 @@ function open(svg) {
     const fresh = new DOMParser().parseFromString(text, "image/svg+xml");
     const data = fresh.querySelector("#fg-data");
     if (!data) throw new Error("This is no picture of pilotlight's.");
-    const { model, tree, current } = picture;
+    const { model, tree } = picture;
+    const current = bandAt(picture, picture.current)?.parent ?? picture.current;
     const kept = tree && current ? nodeKey(model, tree, current) : "";
     const zoom = picture.zoom ? nodeKey(model, tree, picture.zoom) : "";
     take(JSON.parse(data.textContent));
@@ -376,16 +407,25 @@ function open(svg) {
     get caption() { return picture.caption; },
     highlight: (key) => highlight(picture, key),
     update,
-    png: () => toPng(picture),
+    png: () => toPng(picture, drawSurroundings),
   };
 
   page.addEventListener("hashchange", restore, { signal });
-  window.addEventListener("scroll", () => { look(picture); toolbar.settlePlace(); details.place(); }, { passive: true, signal });
   let pending = 0;
-  window.addEventListener("resize", () => {
+  let covering = 0;
+  const coverSoon = () => {
+    cancelAnimationFrame(covering);
+    covering = requestAnimationFrame(() => { look(picture); cover(); });
+  };
+  window.addEventListener("scroll", () => { look(picture); toolbar.settlePlace(); details.place(); coverSoon(); }, { passive: true, signal });
+  if (holder) page.addEventListener("scroll", coverSoon, { passive: true, signal });
+  const drawSoon = () => {
     cancelAnimationFrame(pending);
     pending = requestAnimationFrame(draw);
-  }, { signal });
+  };
+  window.addEventListener("resize", drawSoon, { signal });
+  // A page that gets higher makes its frame no other size: the picture does, see view.js.
+  if (holder) page.addEventListener("resize", drawSoon, { signal });
   const dressed = () => dress(svg, paper);
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { dressed(); draw(); }, { signal });
   dressed();
@@ -398,6 +438,7 @@ function open(svg) {
   svg.setAttribute("width", "100%");
   restore();
   if (picture.scrolledOff === 0 && window.scrollY === 0) showRoot(picture);
+  cover();
   performance.measure("pilotlight:open", { start: opened });
   for (const target of [svg, holder]) target?.dispatchEvent(new Event("pilotlight:ready"));
 }

@@ -1,9 +1,24 @@
-// What is to be seen, as an image.
+// The picture as an image.
+import { allFrames } from "./draw.js";
+
+// A copy of all of it. Once this returns, what is on the screen is as it was, so nobody sees how it was made.
+function still(picture, drawSurroundings) {
+  const { svg, byKeyboard } = picture;
+  Object.assign(picture, { isStill: true, byKeyboard: false });
+  drawSurroundings();
+  const copy = svg.cloneNode(true);
+  copy.querySelector("#fg-frames").replaceChildren(allFrames(picture));
+  Object.assign(picture, { isStill: false, byKeyboard });
+  drawSurroundings();
+  copy.querySelector("#fg-ring").remove();
+  return copy;
+}
 
 // A Promise of a Blob of image/png, with as many pixels as the screen has, two for each of CSS at least.
-export async function toPng({ svg, width }) {
-  const height = Number(svg.getAttribute("height"));
-  const copy = svg.cloneNode(true);
+export async function toPng(picture, drawSurroundings) {
+  const { width } = picture;
+  const copy = still(picture, drawSurroundings);
+  const height = Number(copy.getAttribute("height"));
   copy.setAttribute("width", width);
   copy.setAttribute("height", height);
   for (const element of copy.querySelectorAll("script, metadata")) element.remove();
@@ -28,8 +43,8 @@ export async function toPng({ svg, width }) {
 // In a document of XML, createElement() makes none of HTML.
 const html = (name) => document.createElementNS(new Image().namespaceURI, name);
 
-export async function save(picture) {
-  const blob = await toPng(picture);
+export async function save(picture, drawSurroundings) {
+  const blob = await toPng(picture, drawSurroundings);
   const link = html("a");
   link.href = URL.createObjectURL(blob);
   link.download = `${picture.caption.title.replace(/[^A-Za-z0-9._-]+/g, "-").slice(0, 80) || "flamegraph"}.png`;

@@ -101,7 +101,7 @@ export function makeToolbar(picture, change, act) {
 
   // In its place above the graph, or at the edge of the window while that is scrolled out of sight.
   function settlePlace() {
-    const edge = picture.scrolledOff;
+    const edge = picture.isStill ? 0 : picture.scrolledOff;
     const stays = edge > 64 - 8;
     if (stays !== picture.barStays) {
       picture.barStays = stays;

@@ -1,10 +1,21 @@
 // Where the picture is on the screen: its size, and what of it is in sight.
-import { heightOf, rowOf, rowY } from "./draw.js";
+import { heightOf, rowOf, rowsInSight, rowY } from "./rows.js";
 
 // Notes how much of the picture is above the edge of the window, less than nothing while it begins below that: asked for
 // in the midst of drawing, it would have everything laid out.
 export function look(picture) {
-  picture.scrolledOff = -picture.svg.getBoundingClientRect().top;
+  const { svg, holder, page } = picture;
+  picture.scrolledOff = -svg.getBoundingClientRect().top;
+  // Of a frame as high as the picture, the page shows a part, and it is the page that is scrolled.
+  const frame = holder ? holder.getBoundingClientRect().top : 0;
+  const [first, last] = [Math.max(0, -frame), Math.min(window.innerHeight, page.innerHeight - frame)];
+  picture.sight = { from: picture.scrolledOff + first, to: picture.scrolledOff + Math.max(first, last) };
+}
+
+// Whether all that is on the screen is drawn.
+export function isCovered(picture) {
+  const { from, to } = rowsInSight(picture);
+  return from >= picture.covered.from && to <= picture.covered.to;
 }
 
 export function scroll(picture, by) {
