@@ -207,7 +207,7 @@ function tellCell({ column, row }) {
   const online = map.online[column];
   const what = value === null ? "nothing is known" : figure(value, isShare(), row) + (map.by !== "share" && !isShare() && online && (row < 0 || map.by !== "host") ? ` of ${Math.round(online)}` : "");
   const at = map.start + column * map.step;
-  tell(`${whose}: ${what}, ${clock(at)} – ${clock(at + map.step)}`, "cell");
+  tell(`${whose}: ${what}, ${clock(at, false)} – ${clock(at + map.step)}`, "cell");
 }
 
 // ---------------------------------------------------------------------------------------------- choosing

@@ -3,10 +3,10 @@
 // Control and bidirectional characters could make a name look like another.
 export const visible = (text) => text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (c) => `⟨U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`);
 
-export function clock(at) {
+export function clock(at, isZoneSaid = true) {
   const time = new Date(at * 1000);
   const isToday = time.toDateString() === new Date().toDateString();
-  return time.toLocaleString(undefined, isToday ? { timeStyle: "medium" } : { dateStyle: "medium", timeStyle: "medium" });
+  return time.toLocaleString(undefined, { ...(!isToday && { dateStyle: "medium" }), timeStyle: isZoneSaid ? "long" : "medium" });
 }
 
 function duration(seconds) {
@@ -17,4 +17,4 @@ function duration(seconds) {
   return parts.slice(0, 2).join(" ") || "0 s";
 }
 
-export const rangeWords = ({ since, until }) => `${clock(since)} – ${clock(until)}, ${duration(until - since)}`;
+export const rangeWords = ({ since, until }) => `${clock(since, false)} – ${clock(until)}, ${duration(until - since)}`;

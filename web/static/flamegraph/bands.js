@@ -2,7 +2,7 @@
 // what is hovered over, focused and walked to, band i has the number that follows those of nodes: tree.size + i.
 import { shownOf } from "./model.js";
 import { rowOf } from "./rows.js";
-import { percent, withCommas } from "./words.js";
+import { percent, unitOf, withCommas } from "./words.js";
 
 export const MOST_BANDS = 500; // that can be pointed at
 
@@ -43,10 +43,11 @@ function add(run, { tree, weight, layout, matches }, child, scale) {
   run.areTooMany ||= weight[child] * scale >= layout.narrowest;
 }
 
-export function describeBand({ tree, caption, diff, all }, { count, total, before, areTooMany }) {
+export function describeBand(picture, { count, total, before, areTooMany }) {
+  const { model, diff, all } = picture;
   const what = `${withCommas(count)} ${count === 1 ? "frame" : "frames"} too ${areTooMany ? "many" : "narrow"} to draw`;
-  if (diff) return `${what}: before ${percent(before, all.before)}, after ${percent(total, all.after)}; ${withCommas(before)} and ${withCommas(total)} ${caption.unit}`;
-  return `${what}: ${withCommas(total)} ${caption.unit}, ${percent(total, tree.total[0])}`;
+  if (diff) return `${what}: before ${percent(before, all.before)}, after ${percent(total, all.after)}; ${withCommas(before)} and ${withCommas(total)} ${unitOf(picture)}`;
+  return `${what}: ${withCommas(total)} ${unitOf(picture)}, ${percent(total, model.base.total[0])}`;
 }
 
 // How to get to see them.

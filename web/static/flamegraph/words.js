@@ -18,7 +18,7 @@ function seconds(value) {
 }
 
 // What is counted; where samples of lower rates count for several, that is no number of samples that were taken.
-function unitOf({ caption, diff }) {
+export function unitOf({ caption, diff }) {
   const each = diff ? diff.perSample ?? [1] : [caption.perSample ?? 1];
   return `${Math.max(...each) > 1 ? "weighed " : ""}${caption.unit}`;
 }
