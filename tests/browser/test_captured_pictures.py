@@ -115,7 +115,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 def folded(page: Page) -> Locator:
-    return page.locator('[role=treeitem][fill="url(#fg-hatch)"]')
+    return page.locator('[role=treeitem][fill="url(#fg-hatch)"]:not([aria-label*="to draw:"])')
 
 
 def weights(page: Page, column: str = "total") -> dict[str, int]:
