@@ -178,12 +178,12 @@ def test_a_page_fits_a_telephone(server: str, page: Page, path: str) -> None:
 
 def test_a_picture_of_different_rates_says_so_and_weighs_them(server: str, page: Page) -> None:
     page.goto(f"{server}flamegraph?host={SLOWED}")
-    expect(page.locator(".summary")).to_contain_text("2,400 samples, 24.2 CPU seconds")
+    expect(page.locator(".summary")).to_contain_text("24.2 CPU seconds, 2,400 weighed samples")
     expect(page.locator(".summary")).to_contain_text("at 99 Hz, partly weighed: 33 Hz × 3")
     picture = picture_of(page)
     expect(picture.locator("#fg-subtitle")).to_contain_text("99 Hz, partly weighed: 33 Hz × 3")
     picture.get_by_role("treeitem", name="parse_request (").first.hover()
-    expect(picture.locator("#fg-details-name")).to_contain_text("parse_request (1,440 samples")
+    expect(picture.locator("#fg-details-name")).to_contain_text("parse_request (1,440 weighed samples")
 
 
 def test_the_hosts_refresh_without_a_reload(server: str, page: Page) -> None:
