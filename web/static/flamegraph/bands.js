@@ -4,7 +4,7 @@ import { shownOf } from "./model.js";
 import { rowOf } from "./rows.js";
 import { percent, unitOf, withCommas } from "./words.js";
 
-export const MOST_BANDS = 500; // that can be pointed at
+export const MOST_BANDS = 200; // that can be pointed at
 
 export const bandAt = ({ tree, bands }, node) => (node < tree.size ? undefined : bands[node - tree.size]);
 
