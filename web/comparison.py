@@ -79,11 +79,8 @@ def compare(queries: Queries, comparison: Comparison) -> tuple[Side, Side]:
 
     Raises Empty where one of them has nothing, and says which; MixedRates, BadQuery.
     """
-    after = _resolved(queries, comparison.after, "After")
-    base = comparison.before
-    if base.value("event") is None:
-        base = base.also("event", after.value("event") or "")
-    before = _resolved(queries, base, "Before")
+    after = resolved(queries, comparison.after, "After")
+    before = resolved(queries, of_event(comparison.before, after.value("event")), "Before")
     sides = Side(before, *queries.stack_table(before)), Side(after, *queries.stack_table(after))
     if not comparison.absolute:
         return sides
@@ -95,7 +92,13 @@ def compare(queries: Queries, comparison: Comparison) -> tuple[Side, Side]:
     return old, new
 
 
-def _resolved(queries: Queries, selection: Selection, side: str) -> Selection:
+def of_event(selection: Selection, event: str | None) -> Selection:
+    """The selection, of the other side's event where it asks for none."""
+    return selection.also("event", event) if event and selection.value("event") is None else selection
+
+
+def resolved(queries: Queries, selection: Selection, side: str) -> Selection:
+    """As Queries.resolve; what it raises says which `side` holds nothing."""
     try:
         return queries.resolve(selection)
     except Empty as error:

@@ -15,7 +15,7 @@ from profiler.event_names import unit_of
 from profiler.formats.folded import write_differential
 from web import urls
 from web.assets import render
-from web.comparison import Comparison, Side, compare, difference, most_changed, parse_comparison
+from web.comparison import Comparison, Side, compare, difference, most_changed, of_event, parse_comparison, resolved
 from web.contexts import DiffPage
 from web.exports import MEDIA_TYPES, as_download, asked_view, attachment, base_of, caption, curl, file_name, fixed
 from web.flamegraph import layout
@@ -201,15 +201,12 @@ def _empty_sides(request: Request, comparison: Comparison, query: urls.Query, no
         ("After", comparison.after, ("from_", "until")),
         ("Before", comparison.before, ("baseFrom", "baseUntil")),
     ):
-        of_event = side.also("event", event) if event and side.value("event") is None else side
+        asked = of_event(side, event)
         try:
-            event = queries.resolve(of_event).value("event")
+            event = resolved(queries, asked, name).value("event")
         except Empty as error:
-            words = str(error)
-            said, near = elsewhere(queries, of_event, partial(_moved, query, ends), kept_days, now)
-            found.append(
-                EmptySide([f"{name}, there is nothing to compare: {words[:1].lower()}{words[1:]}", *said], near)
-            )
+            said, near = elsewhere(queries, asked, partial(_moved, query, ends), kept_days, now)
+            found.append(EmptySide([str(error), *said], near))
     return found
 
 

@@ -2,6 +2,7 @@
 "use strict";
 
 import { takeParts } from "./parts.js";
+import { renew } from "./picture.js";
 
 const AGAIN_MS = 1000;
 
@@ -40,10 +41,7 @@ async function followPicture({ src, dataset }) {
   if (dataset.of === frame.dataset.of) return;
   const answer = await fetch(src, { cache: "no-store" });
   if (!answer.ok) throw new Error(answer.statusText);
-  const text = await answer.text();
-  const shown = frame.contentDocument?.documentElement?.pilotlight;
-  if (shown) shown.update(text);
-  else frame.contentWindow.location.replace(src); // it is not ready yet, or an error
+  renew(frame, await answer.text(), src);
   frame.dataset.of = dataset.of;
 }
 

@@ -1,6 +1,7 @@
 // Another range, or the newest windows, on the page that is open: the picture and all that is said of it follow, without
 // a reload. While the server is away the page keeps what it has, says so, and goes on once it is back.
 import { takeParts } from "./parts.js";
+import { renew } from "./picture.js";
 import { arrived, isWaiting, told, waitFor } from "./waiting.js";
 
 const AGAIN_MS = 2000;
@@ -87,14 +88,12 @@ async function ask(url, signal) {
 // Fetches the picture of an address; what is returned shows it.
 async function fetchPicture(src, signal) {
   if (!frame || src === (frame.dataset.shown ?? frame.getAttribute("src"))) return () => {};
-  const picture = () => frame.contentDocument?.documentElement?.pilotlight;
   const answer = await fetch(src, { signal });
   if (!answer.ok) throw new Error(answer.statusText);
   const text = await answer.text();
   return () => {
     frame.dataset.shown = src;
-    if (picture()) picture().update(text);
-    else frame.contentWindow.location.replace(src); // it is not ready yet, or an error
+    renew(frame, text, src);
   };
 }
 

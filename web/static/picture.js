@@ -19,6 +19,13 @@ export function pictureOf(frame, ready) {
   look();
 }
 
+// A newer picture of the same question in a page's frame, where what people chose in it stays; `src` is where it is from.
+export function renew(frame, text, src) {
+  const shown = frame.contentDocument?.documentElement?.pilotlight;
+  if (shown) shown.update(text);
+  else frame.contentWindow.location.replace(src); // it is not ready yet, or an error
+}
+
 // Links rows of tables with the picture: the row of what is pointed at there is marked, and the frames of the row (by its
 // data-key, a function's) that is pointed at or focused here. Gives what has to be called with each new picture.
 export function linkRows(tables, rowOf) {
